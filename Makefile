@@ -1,0 +1,182 @@
+# precis: GNU make.  `make help` lists what there is.
+#
+# Sources are found, not listed: a file in src/<folder>/ (or one level below)
+# belongs to the library, except src/cmd/, which is the program. Every MODE has
+# a folder of its own under build/, so switching modes rebuilds nothing.
+
+MODE   ?= release
+PREFIX ?= /usr/local
+WERROR ?= 0
+
+MODES := release debug asan tsan fuzz
+ifeq ($(filter $(MODE),$(MODES)),)
+$(error MODE=$(MODE) is not one of: $(MODES))
+endif
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+ifeq ($(MODE),fuzz)
+CC := clang
+endif
+AR ?= ar
+PKG_CONFIG ?= pkg-config
+
+# build/asan, or build/asan-clang beside it when another compiler is asked for.
+CC_SUFFIX := $(if $(filter gcc cc,$(notdir $(CC)))$(filter fuzz,$(MODE)),,-$(notdir $(CC)))
+B := build/$(MODE)$(CC_SUFFIX)
+
+# ---- flags ----
+
+LIBS      := jansson libcurl libcrypto libpcre2-8 libutf8proc hwloc
+LIBS_CMD  := libedit
+LIBS_TEST := cmocka
+
+WARN := -Wall -Wextra -Wshadow -Wconversion -Wmissing-prototypes
+ifeq ($(WERROR),1)
+WARN += -Werror
+endif
+
+MODE_release := -O3 -g -DNDEBUG
+MODE_debug   := -O0 -g
+MODE_asan    := -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all
+MODE_tsan    := -O1 -g -fno-omit-frame-pointer -fsanitize=thread
+MODE_fuzz    := -O1 -g -fno-omit-frame-pointer -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+
+# No fused multiply-add that the source did not ask for: the numbers must not
+# depend on the compiler's choice.
+PR_CFLAGS   = -std=c11 -D_GNU_SOURCE -Isrc -Iinclude -pthread -ffp-contract=off $(MODE_$(MODE)) $(WARN) \
+              $(shell $(PKG_CONFIG) --cflags $(LIBS) $(LIBS_CMD))
+PR_LDFLAGS  = -pthread $(filter -fsanitize% -fno-sanitize%,$(MODE_$(MODE)))
+PR_LDLIBS   = $(shell $(PKG_CONFIG) --libs $(LIBS)) -lm
+PR_CFLAGS  := $(PR_CFLAGS)
+PR_LDLIBS  := $(PR_LDLIBS)
+TEST_FLAGS := $(shell $(PKG_CONFIG) --cflags $(LIBS_TEST) 2>/dev/null)
+TEST_LIBS  := $(shell $(PKG_CONFIG) --libs $(LIBS_TEST) 2>/dev/null)
+CMD_LIBS   := $(shell $(PKG_CONFIG) --libs $(LIBS_CMD))
+
+TARGET := $(shell $(CC) -dumpmachine)
+ifneq ($(filter x86_64%,$(TARGET)),)
+PR_CFLAGS += -DPR_HAVE_X86=1
+FLAGS_avx2   := -mavx2 -mfma -mf16c
+FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(FLAGS_avx2)
+SKIP_ISA :=
+else
+SKIP_ISA := src/kernels/avx2/% src/kernels/avx512/%
+endif
+
+# ---- files ----
+
+SRC      := $(filter-out $(SKIP_ISA),$(wildcard src/*/*.c src/*/*/*.c))
+CMD_SRC  := $(filter src/cmd/%,$(SRC))
+LIB_SRC  := $(filter-out src/cmd/%,$(SRC))
+SUP_SRC  := $(wildcard test/support/*.c)
+UNIT_SRC := $(wildcard test/unit/*/test_*.c)
+CHK_SRC  := $(filter-out $(SKIP_ISA:src/kernels/%=test/checkasm/%),$(wildcard test/checkasm/*.c))
+BEN_SRC  := $(wildcard bench/*.c)
+FUZ_SRC  := $(wildcard fuzz/fuzz_*.c)
+
+obj = $(1:%.c=$(B)/obj/%.o)
+
+PROGRAM   := $(if $(CMD_SRC),$(B)/precis)
+LIBRARY   := $(B)/libprecis.a
+# test/unit/base/test_mem.c -> build/release/test/base_test_mem
+UNITS     := $(foreach f,$(UNIT_SRC),$(B)/test/$(notdir $(patsubst %/,%,$(dir $f)))_$(basename $(notdir $f)))
+CHECKASM  := $(if $(CHK_SRC),$(B)/checkasm)
+BENCHES   := $(BEN_SRC:bench/%.c=$(B)/bench/%)
+FUZZERS   := $(FUZ_SRC:fuzz/%.c=$(B)/fuzz/%)
+
+# ---- targets ----
+
+.PHONY: all programs tests test bench fuzz tidy format install clean help
+.DELETE_ON_ERROR:
+.SECONDARY:
+
+all: $(LIBRARY) $(PROGRAM)
+
+tests: all $(UNITS) $(CHECKASM)
+
+test: tests
+	tools/run-tests unit checkasm
+
+bench: all $(BENCHES)
+
+fuzz:
+ifeq ($(MODE),fuzz)
+fuzz: $(FUZZERS)
+else
+	$(MAKE) MODE=fuzz fuzz
+endif
+
+tidy:
+	tools/tidy
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
+	$(if $(PROGRAM),install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/precis)
+	install -m 644 include/precis.h $(DESTDIR)$(PREFIX)/include/precis.h
+	$(if $(wildcard docs/precis.1),install -d $(DESTDIR)$(PREFIX)/share/man/man1)
+	$(if $(wildcard docs/precis.1),install -m 644 docs/precis.1 $(DESTDIR)$(PREFIX)/share/man/man1/precis.1)
+
+clean:
+	rm -rf build
+
+help:
+	@echo 'make [MODE=release|debug|asan|tsan|fuzz] [CC=gcc|clang] [WERROR=1] TARGET'
+	@echo '  all      the library and the program, under build/MODE/ (the default)'
+	@echo '  tests    build the unit tests and checkasm'
+	@echo '  test     build and run them'
+	@echo '  bench    build the benchmarks'
+	@echo '  fuzz     build the fuzz targets (clang)'
+	@echo '  tidy     check the rules of the house, clang-format, clang-tidy'
+	@echo '  format   run clang-format over every C file'
+	@echo '  install  program, header, man page (PREFIX=$(PREFIX), DESTDIR)'
+	@echo '  clean    remove build/'
+
+# ---- rules ----
+
+$(LIBRARY): $(call obj,$(LIB_SRC))
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(B)/precis: $(call obj,$(CMD_SRC)) $(LIBRARY)
+	$(CC) $(PR_LDFLAGS) $(LDFLAGS) -o $@ $^ $(PR_LDLIBS) $(CMD_LIBS)
+
+$(B)/checkasm: $(call obj,$(CHK_SRC)) $(LIBRARY)
+	$(CC) $(PR_LDFLAGS) $(LDFLAGS) -o $@ $^ $(PR_LDLIBS)
+
+$(BENCHES): $(B)/bench/%: $(B)/obj/bench/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	$(CC) $(PR_LDFLAGS) $(LDFLAGS) -o $@ $^ $(PR_LDLIBS)
+
+$(FUZZERS): $(B)/fuzz/%: $(B)/obj/fuzz/%.o $(LIBRARY)
+	@mkdir -p $(@D)
+	$(CC) $(PR_LDFLAGS) -fsanitize=fuzzer $(LDFLAGS) -o $@ $^ $(PR_LDLIBS)
+
+# One rule a unit test: its name carries the folder.
+define unit_rule
+$(B)/test/$(notdir $(patsubst %/,%,$(dir $1)))_$(basename $(notdir $1)): $(call obj,$1 $(SUP_SRC)) $(LIBRARY)
+	@mkdir -p $$(@D)
+	$$(CC) $$(PR_LDFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(PR_LDLIBS) $$(TEST_LIBS)
+endef
+$(foreach f,$(UNIT_SRC),$(eval $(call unit_rule,$f)))
+
+$(B)/obj/test/%.o: EXTRA = $(TEST_FLAGS) -Itest
+$(B)/obj/src/kernels/avx2/%.o: EXTRA = $(FLAGS_avx2)
+$(B)/obj/src/kernels/avx512/%.o: EXTRA = $(FLAGS_avx512)
+
+$(B)/obj/%.o: %.c $(B)/flags
+	@mkdir -p $(@D)
+	$(CC) $(PR_CFLAGS) $(CFLAGS) $(EXTRA) -MMD -MP -c -o $@ $<
+
+# Objects are rebuilt when the flags change; the warnings' severity is no change.
+FLAGS_TEXT := $(CC) $(filter-out -Werror,$(PR_CFLAGS)) $(CFLAGS)
+$(B)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
+.PHONY: FORCE
+
+-include $(shell find $(B)/obj -name '*.d' 2>/dev/null)

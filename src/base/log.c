@@ -1,0 +1,43 @@
+/*
+ * Log: format a line, hand it to the program's sink.
+ *
+ * The library has no opinion on where lines go, so there is exactly one sink
+ * and no sink at first. It is called under a lock: lines never interleave, and
+ * after pr_log_set() has returned the old sink is not called any more (so a
+ * sink must not log). The level is read without the lock, which makes a line
+ * that nobody wants cost one load.
+ */
+#include "base/log.h"
+
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+
+#define LINE_MAX_BYTES 2048
+#define LEVEL_SILENT ((int)PR_LOG_ERROR + 1)
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pr_log_sink the_sink;
+static void *the_arg;
+static atomic_int level_min = LEVEL_SILENT;
+
+void pr_log_set(pr_log_sink sink, void *arg, pr_log_level min) {
+    pthread_mutex_lock(&lock);
+    the_sink = sink;
+    the_arg = arg;
+    atomic_store(&level_min, sink ? (int)min : LEVEL_SILENT);
+    pthread_mutex_unlock(&lock);
+}
+
+void pr_log(pr_log_level level, const char *fmt, ...) {
+    if ((int)level < atomic_load_explicit(&level_min, memory_order_relaxed)) return;
+    char line[LINE_MAX_BYTES];
+    va_list args;
+    va_start(args, fmt);
+    vsnprintf(line, sizeof line, fmt, args);
+    va_end(args);
+    pthread_mutex_lock(&lock);
+    if (the_sink && (int)level >= atomic_load(&level_min)) the_sink(the_arg, level, line);
+    pthread_mutex_unlock(&lock);
+}

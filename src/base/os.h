@@ -1,0 +1,58 @@
+/*
+ * The operating system, behind plain functions: time, files, processors,
+ * memory limits. The only folder with an OS #if is base/.
+ */
+#ifndef PRECIS_BASE_OS_H
+#define PRECIS_BASE_OS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/status.h"
+
+/* ---- time ---- */
+double pr_now(void);      /* monotonic seconds */
+uint64_t pr_now_ns(void); /* monotonic nanoseconds */
+
+/* ---- files ---- */
+typedef struct pr_file {
+    int fd;        /* -1: closed */
+    uint64_t size; /* at open */
+} pr_file;
+
+pr_status pr_file_open(const char *path, pr_file *out, pr_err *err); /* regular files only, read-only */
+void pr_file_close(pr_file *file);
+/* Read exactly len bytes at offset, retrying short reads. PR_ERR_FORMAT "truncated" at the end of the file. */
+pr_status pr_file_read(const pr_file *file, uint64_t offset, void *out, size_t len, pr_err *err);
+/* Tell the system the range will be read soon / is not needed in its cache any more. Never fails. */
+void pr_file_willneed(const pr_file *file, uint64_t offset, uint64_t len);
+void pr_file_dontneed(const pr_file *file, uint64_t offset, uint64_t len);
+/* Whole file into a fresh terminated block (pr_free); at most bytes_max. */
+pr_status pr_file_slurp(const char *path, size_t bytes_max, char **out, size_t *len, pr_err *err);
+bool pr_path_exists(const char *path);
+bool pr_path_is_dir(const char *path);
+/* mkdir -p. */
+pr_status pr_path_mkdirs(const char *path, pr_err *err);
+/* Bytes a plain user may still write at path's file system; 0 when unknown. */
+uint64_t pr_disk_free(const char *path);
+
+/* Tests: make every pr_file_read deliver at most n bytes a system call, or (n < 0) fail after -n calls with EIO; 0: off. */
+void pr_file_fault(int64_t n);
+
+/* ---- machine ---- */
+uint64_t pr_ram_total(void);
+uint64_t pr_ram_available(void);
+/* The smaller of RAM and the cgroup's memory limit (v1 or v2). */
+uint64_t pr_memory_limit(void);
+uint64_t pr_rss_bytes(void);      /* this process, now */
+uint64_t pr_rss_peak_bytes(void); /* highest since the start */
+/* Processors this process may use: affinity cut by the cgroup CPU quota, rounded up, at least 1. */
+int pr_cpu_allowed(void);
+double pr_cpu_quota(void); /* CPUs by cgroup quota, 0: none */
+const char *pr_cpu_name(void); /* "AMD EPYC ..." or "unknown" */
+
+/* Tests: look for /proc and /sys/fs/cgroup under this folder; "": the real ones. */
+void pr__os_root(const char *root);
+
+#endif
