@@ -70,9 +70,8 @@ void pr_mem_fail_after(int64_t after, bool sticky) {
 
 bool pr_mem_failed(void) { return atomic_load(&fail_happened); }
 
-/* Count one request; true when it is one that has to fail. */
-static bool request_fails(void) {
-    atomic_fetch_add_explicit(&n_requests, 1, memory_order_relaxed);
+/* True when injection says that this request has to fail. */
+static bool injection_fails(void) {
     int_least64_t left = atomic_load_explicit(&fail_left, memory_order_relaxed);
     int_least64_t next;
     do {
@@ -81,6 +80,12 @@ static bool request_fails(void) {
     } while (!atomic_compare_exchange_weak(&fail_left, &left, next));
     if (left == 0) atomic_store(&fail_happened, true);
     return left == 0;
+}
+
+/* Count one request; true when it is one that has to fail. */
+static bool request_fails(void) {
+    atomic_fetch_add_explicit(&n_requests, 1, memory_order_relaxed);
+    return injection_fails();
 }
 
 /* ---- counters ---- */
@@ -256,7 +261,7 @@ void pr_unreserve(void *p, size_t bytes) {
 }
 
 bool pr_commit(pr_tag tag, size_t bytes) {
-    if (request_fails()) return false;
+    if (injection_fails()) return false;
     ledger_add((uint32_t)tag, bytes);
     return true;
 }
