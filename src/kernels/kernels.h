@@ -1,0 +1,148 @@
+/*
+ * Kernels: the arithmetic, one struct of function pointers for each ISA.
+ *
+ * Every function is pure, single-threaded, allocates nothing and may be called
+ * from any thread. The scalar implementation is the definition: the order of
+ * every float operation is stated below, multiply-adds that are written fma()
+ * are fused in every implementation, and SIMD bodies give the SAME BITS. (A
+ * lane is a row, a token or one of 16 fixed partial sums, so no ISA needs an
+ * order of its own.)
+ *
+ * Sums over a vector ("sum16"): 16 partial sums, element i goes to partial i
+ * mod 16 in ascending order, then partials are added as a tree: p[i] += p[i+8],
+ * p[i] += p[i+4], p[i] += p[i+2], p[0] + p[1].
+ */
+#ifndef PRECIS_KERNELS_KERNELS_H
+#define PRECIS_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/pack.h"
+
+/* ISA bits, for --cpumask. Each implies what stands before it in its family. */
+enum {
+    PR_CPU_AVX2 = 1,   /* AVX2, FMA, F16C */
+    PR_CPU_AVX512 = 2  /* AVX-512 F, BW, VL, DQ and VNNI */
+};
+uint32_t pr_cpu_detect(void);
+
+/*
+ * An activation row quantized to 8 bits: blocks of 32 numbers.
+ *   d = max|x| / 127, q = round to nearest even of x * (1/d), sum = sum of q, ds = d * (float)sum.
+ * A d below FLT_MIN (a block of zeros) makes d and all q 0. NaN counts as 0, infinities as +-FLT_MAX.
+ */
+typedef struct pr_qblock {
+    float d;
+    float ds;
+    int32_t sum;
+    int32_t bias; /* -128 * sum: where an integer sum over q * (weight + 128) starts */
+    int8_t q[PR_BLOCK];
+} pr_qblock;
+_Static_assert(sizeof(pr_qblock) == 48, "pr_qblock is 48 bytes");
+
+/*
+ * Matrix times vectors over whole tiles: for t < n_tokens, r < n_tiles * 16:
+ *   y[t * y_stride + r] = sum over columns of w[r][c] * x[t][c]
+ * x rows are x_stride BYTES apart. y rows are y_stride floats apart, and have room for whole tiles.
+ * One chain a row and token, from acc = 0, columns (blocks) ascending:
+ *   float x, pack F32/F16/BF16:  acc = fma(w, x, acc)
+ *   float x, pack Q8:            acc = fma(d * q, x, acc)       (d * q rounded to float)
+ *   float x, pack Q4:            acc = fma(fma(d, q, m), x, acc)
+ *   qblock x, pack Q8:           acc = fma((float)isum, wd * xd, acc),  isum = sum of wq * xq
+ *   qblock x, pack Q4:           the same, then acc = fma(wm, x.ds, acc)
+ */
+typedef struct pr_mm_args {
+    const uint8_t *tiles;
+    uint32_t n_tiles;
+    uint32_t cols;
+    const void *x;
+    size_t x_stride;
+    uint32_t n_tokens;
+    float *y;
+    size_t y_stride;
+} pr_mm_args;
+typedef void pr_mm_fn(const pr_mm_args *args);
+
+/*
+ * For speed: give a call an even number of tiles (4 or more when there are that many), all tokens of the step, and an
+ * x_stride that is no multiple of 4096. Accumulators of long rows wait in y between slices of columns, so y is
+ * written more than once.
+ */
+
+/* Tokens in a KV page, which is the tile of streaming attention. */
+enum { PR_KV_TOKENS = 32 };
+
+/*
+ * One KV page of one layer and one KV head:
+ *   f16:  f16 k[head_dim][32]; f16 v[32][head_dim]                        (k is transposed: a lane is a token)
+ *   q8:   f16 kd[32]; f16 vd[32]; int8 k[head_dim][32]; int8 v[32][head_dim]   (scale per token)
+ * q8 numbers: d = max|x| / 127 as f16 (at most 65504), q = round to nearest even of x * (1/d) within +-127, 0 when d is
+ * 0; NaN counts as 0, infinities as +-FLT_MAX. A decoded number is (float)q * d.
+ */
+size_t pr_kv_tile_bytes(bool q8, uint32_t head_dim);
+
+/*
+ * Streaming (online-softmax) attention state of one query head, and its update
+ * by one tile. q is already scaled. For the tokens lo <= j < hi of the tile:
+ *   s[j]  = chain over d ascending of fma(q[d], k[d][j], s), others are left out
+ *   m'    = max(m, max s);  c = exp(m - m');  p[j] = exp(s[j] - m')
+ *   l     = l * c + sum16(p)   (absent tokens count 0; fma(l, c, sum))
+ *   acc[d] = acc[d] * c, then for j ascending: acc[d] = fma(p[j], v[j][d], acc[d])
+ * exp is pr_expf() below. Start: m = -INFINITY, l = 0, acc = 0. Result: acc[d] / l (as acc[d] * (1/l)).
+ */
+typedef struct pr_attn_state {
+    float m, l;
+    float *acc; /* [head_dim rounded up to 16], 64-byte aligned */
+} pr_attn_state;
+
+typedef struct pr_kernels {
+    const char *name; /* "scalar", "avx2", "avx512" */
+
+    pr_mm_fn *mm_f32[PR_PACK_COUNT]; /* float activations */
+    pr_mm_fn *mm_q8[PR_PACK_COUNT];  /* pr_qblock activations; NULL for F32, F16, BF16 */
+
+    /* n is a multiple of 32. */
+    void (*quant)(const float *x, uint32_t n, pr_qblock *out);
+
+    /* y = x * (1 / sqrt(sum16(x*x) / n + eps)) * w; w NULL: all ones. The square is fma'd into its
+     * partial; x * r is rounded before * w. y may be x. Any n. */
+    void (*rmsnorm)(const float *x, const float *w, uint32_t n, float eps, float *y);
+
+    /* Rotate pairs of one head: n_rot is even; cs is [n_rot/2][2] cos, sin. neox: pairs (i, i + n_rot/2), else (2i, 2i+1).
+     * a' = fma(a, cos, -(b * sin)), b' = fma(b, cos, a * sin). In place. */
+    void (*rope)(float *x, const float *cs, uint32_t n_rot, bool neox);
+
+    /* y = silu(g) * u with silu(g) = g / (1 + exp(-g)). y may be g or u. */
+    void (*silu_mul)(const float *g, const float *u, uint32_t n, float *y);
+    void (*add)(const float *a, const float *b, uint32_t n, float *y); /* y may be a or b */
+    void (*mul)(const float *a, const float *b, uint32_t n, float *y);
+    void (*scale)(const float *a, float s, uint32_t n, float *y);
+    /* In place: softmax of x[n]: max, exp(x - max), times 1 / sum16. NaN never is the maximum and counts as exp = 0. */
+    void (*softmax)(float *x, uint32_t n);
+
+    /* Store one token's key and value (floats [head_dim]) at slot j of a tile. */
+    void (*kv_store_f16)(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
+    void (*kv_store_q8)(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
+    /* Decode slots 0..n-1 of a tile: k[head_dim][32] floats (other slots zero), v[n][head_dim rounded up to 16] (padding zero). */
+    void (*kv_load_f16)(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+    void (*kv_load_q8)(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+    /* The update above for n_q queries, q[i] being [head_dim], all against one decoded tile; each has its own lo[i] < hi[i]. */
+    void (*attend)(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                   uint32_t head_dim, const float *k, const float *v);
+} pr_kernels;
+
+/* The best table whose ISA is in both mask (0: anything) and this CPU. Immutable, static. */
+const pr_kernels *pr_kernels_get(uint32_t mask);
+/* The table of exactly one ISA (0: scalar) or NULL when this CPU or build lacks it: for tests. */
+const pr_kernels *pr_kernels_of(uint32_t isa);
+
+/*
+ * exp for every kernel: x clamped to 88.7; 0 unless x >= -87.3 (so for NaN too); n = x * log2(e) rounded once to the
+ * nearest integer, even on a tie; r = fma(-n, ln2_hi, x), then fma(-n, ln2_lo, r); a degree-6 polynomial in Horner form
+ * by fma; n added to the exponent. At most 1 ulp (kernels/exp.h has the constants).
+ */
+float pr_expf(float x);
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * Matrix times vectors, scalar: pack Q8, with float and with 8-bit
+ * activations. A block holds f16 d[16], then int8 q[8][16][4].
+ */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/scalar/scalar.h"
+
+enum { BLOCK_BYTES = 2 * PR_TILE_ROWS + PR_BLOCK * PR_TILE_ROWS };
+
+static float scale_of(const uint8_t *block, uint32_t r) {
+    uint16_t h;
+    memcpy(&h, block + 2 * r, sizeof h);
+    return pr_f16_to_f32(h);
+}
+
+static int weight_of(const uint8_t *block, uint32_t r, uint32_t c) {
+    return (int8_t)block[2 * PR_TILE_ROWS + (c / 4 * PR_TILE_ROWS + r) * 4 + c % 4];
+}
+
+/* One row of one tile, one token. */
+typedef float row_fn(const uint8_t *tile, uint32_t r, uint32_t cols, const void *x_row);
+
+static float row_float(const uint8_t *tile, uint32_t r, uint32_t cols, const void *x_row) {
+    const float *x = x_row;
+    float acc = 0.0f;
+    for (uint32_t c = 0; c < cols; c++) {
+        const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * BLOCK_BYTES;
+        acc = fmaf(scale_of(block, r) * (float)weight_of(block, r, c % PR_BLOCK), x[c], acc);
+    }
+    return acc;
+}
+
+static float row_q8(const uint8_t *tile, uint32_t r, uint32_t cols, const void *x_row) {
+    const pr_qblock *x = x_row;
+    float acc = 0.0f;
+    for (uint32_t b = 0; b < cols / PR_BLOCK; b++) {
+        const uint8_t *block = tile + (size_t)b * BLOCK_BYTES;
+        int32_t isum = 0;
+        for (uint32_t c = 0; c < PR_BLOCK; c++) {
+            isum += weight_of(block, r, c) * x[b].q[c];
+        }
+        acc = fmaf((float)isum, scale_of(block, r) * x[b].d, acc);
+    }
+    return acc;
+}
+
+static void mm(const pr_mm_args *args, row_fn *row) {
+    for (size_t i = 0; i < args->n_tiles; i++) {
+        const uint8_t *tile = args->tiles + i * pr_pack_tile_bytes(PR_PACK_Q8, args->cols);
+        for (size_t t = 0; t < args->n_tokens; t++) {
+            const uint8_t *x = (const uint8_t *)args->x + t * args->x_stride;
+            for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
+                args->y[t * args->y_stride + i * PR_TILE_ROWS + r] = row(tile, r, args->cols, x);
+            }
+        }
+    }
+}
+
+void pr__scalar_mm_q8(const pr_mm_args *args) {
+    mm(args, row_float);
+}
+
+void pr__scalar_mm_q8_q8(const pr_mm_args *args) {
+    mm(args, row_q8);
+}

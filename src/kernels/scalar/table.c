@@ -1,0 +1,26 @@
+/* The scalar table. */
+#include "kernels/scalar/scalar.h"
+#include "kernels/tables.h"
+
+const pr_kernels pr__kernels_scalar = {
+    .name = "scalar",
+    .mm_f32 = {[PR_PACK_F32] = pr__scalar_mm_f32,
+               [PR_PACK_F16] = pr__scalar_mm_f16,
+               [PR_PACK_BF16] = pr__scalar_mm_bf16,
+               [PR_PACK_Q8] = pr__scalar_mm_q8,
+               [PR_PACK_Q4] = pr__scalar_mm_q4},
+    .mm_q8 = {[PR_PACK_Q8] = pr__scalar_mm_q8_q8, [PR_PACK_Q4] = pr__scalar_mm_q4_q8},
+    .quant = pr__scalar_quant,
+    .rmsnorm = pr__scalar_rmsnorm,
+    .rope = pr__scalar_rope,
+    .silu_mul = pr__scalar_silu_mul,
+    .add = pr__scalar_add,
+    .mul = pr__scalar_mul,
+    .scale = pr__scalar_scale,
+    .softmax = pr__scalar_softmax,
+    .kv_store_f16 = pr__scalar_kv_store_f16,
+    .kv_store_q8 = pr__scalar_kv_store_q8,
+    .kv_load_f16 = pr__scalar_kv_load_f16,
+    .kv_load_q8 = pr__scalar_kv_load_q8,
+    .attend = pr__scalar_attend,
+};
