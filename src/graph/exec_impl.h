@@ -1,0 +1,87 @@
+/*
+ * Inside the executor: shared by exec.c and the operations (op_*.c).
+ */
+#ifndef PRECIS_GRAPH_EXEC_IMPL_H
+#define PRECIS_GRAPH_EXEC_IMPL_H
+
+#include "graph/exec.h"
+
+enum { PR__MATS_MAX = 3 };
+
+/* An operand or result: rows at base + i * stride; stride 0 repeats one row. */
+typedef struct pr__rows {
+    uint8_t *base;
+    size_t stride;
+} pr__rows;
+
+/* One entry of the schedule. */
+typedef struct pr__instr {
+    pr_op op;
+    pr_rows rows;  /* which count the operation walks over */
+    pr_form form;  /* of the result */
+    uint32_t cols; /* of the result */
+    const pr_attr *attr;
+    pr__rows in[2], out;
+    uint32_t in_cols;
+    /* MATMUL */
+    const pr_weight *mats[PR__MATS_MAX];
+    const float *bias[PR__MATS_MAX];
+    pr__rows residual;
+    bool q8;         /* the input is 8-bit blocks */
+    bool pair_tiles; /* work items are whole blocks of 32 rows: the result is 8-bit blocks */
+    size_t mat_bytes;
+} pr__instr;
+
+/* Query rows of one run that one attention work item takes. */
+typedef struct pr__span {
+    const pr_exec_run *run;
+    uint32_t first, n_rows; /* within the run */
+} pr__span;
+
+struct pr_exec {
+    const pr_graph *g;
+    const pr_weights *w;
+    const pr_kernels *k;
+    pr_exec_opts opts;
+    uint8_t *memory; /* arena, once values, own 8-bit inputs, scratch of each thread */
+    size_t memory_bytes;
+    uint8_t *scratch;
+    size_t scratch_bytes; /* a thread */
+    pr__instr *instrs;
+    uint32_t n_instrs;
+    uint32_t *n_chunks;   /* [n_instrs] work items in this step */
+    uint32_t *positions;  /* [rows_max] */
+    const pr_exec_run **run_of; /* [rows_max] */
+    pr__span *spans;      /* [rows_max] */
+    uint32_t n_spans;
+    const pr_exec_step *step;
+    pr_team *team;
+    pr__rows output;
+};
+
+static inline uint32_t pr__row_count(const pr_exec *e, const pr__instr *in) {
+    return in->rows == PR_ROWS_TOKENS ? e->step->n_tokens : in->rows == PR_ROWS_OUT ? e->step->n_out : 1;
+}
+
+static inline float *pr__row(const pr__rows *r, uint32_t i) { return (float *)(void *)(r->base + i * r->stride); }
+
+static inline uint8_t *pr__scratch(const pr_exec *e, int thread) {
+    return e->scratch + (size_t)thread * e->scratch_bytes;
+}
+
+/* Rows in one work item of the row-wise operations. */
+enum { PR__ROWS_PER_CHUNK = 8 };
+
+/* Work item `chunk` of each kind of operation. */
+void pr__op_rows(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
+void pr__op_matmul(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
+void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
+
+/* Work items of a step, and the scratch a thread needs. */
+uint32_t pr__matmul_chunks(const pr__instr *in, uint32_t n_rows);
+size_t pr__matmul_scratch(const pr__instr *in, uint32_t rows_max);
+/* Query rows that fit one attention work item; at least 1. */
+uint32_t pr__attend_rows(const pr_attr *attr);
+size_t pr__attend_scratch(const pr_attr *attr);
+
+#endif

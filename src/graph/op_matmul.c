@@ -1,0 +1,129 @@
+/*
+ * Matmul: tiles of one or several matrices against all rows of the step.
+ *
+ * A work item is a range of tiles of one matrix, all rows: the tiles are read
+ * from memory once. Its size aims at enough work to hide the cost of claiming
+ * it and little enough to share out evenly; it depends on the matrix and the
+ * step alone. What follows the product (bias, residual, gating, rounding to
+ * 8-bit blocks) happens on the work item's results while they are in cache.
+ */
+#include <string.h>
+
+#include "graph/exec_impl.h"
+
+/* Tiles in one work item, for n_rows rows. */
+static uint32_t tiles_per_chunk(const pr__instr *in, uint32_t n_rows) {
+    const pr_weight *m = in->mats[0];
+    size_t tile = pr_pack_tile_bytes(m->pack, m->cols);
+    size_t target = in->mat_bytes / 16; /* bytes of weights in a work item when there is one row */
+    if (target < 16 << 10) target = 16 << 10;
+    if (target > 128 << 10) target = 128 << 10;
+    size_t per_row = n_rows < 8 ? 1 : n_rows / 8;
+    size_t n = target / (tile * per_row);
+    return n < 2 ? 2 : (uint32_t)(n & ~(size_t)1);
+}
+
+static uint32_t mats_walked(const pr__instr *in) { return in->attr->gated ? 1 : in->attr->n_mats; }
+
+uint32_t pr__matmul_chunks(const pr__instr *in, uint32_t n_rows) {
+    uint32_t per = tiles_per_chunk(in, n_rows), n = 0;
+    for (uint32_t m = 0; m < mats_walked(in); m++) n += (pr_pack_tiles(in->mats[m]->rows) + per - 1) / per;
+    return n;
+}
+
+size_t pr__matmul_scratch(const pr__instr *in, uint32_t rows_max) {
+    if (!in->attr->gated && !in->attr->residual) return 0;
+    size_t most = 0;
+    for (uint32_t n = 1; n <= rows_max; n++) {
+        size_t rows = (size_t)tiles_per_chunk(in, n) * PR_TILE_ROWS * n;
+        if (rows > most) most = rows;
+    }
+    return (in->attr->gated ? 2 : 1) * most * sizeof(float);
+}
+
+/* A range of tiles of matrix m. */
+typedef struct work {
+    uint32_t m, tile, n_tiles;
+    uint32_t first, n; /* result rows of the matrix: 16 * tile, and how many are real */
+    uint32_t column;   /* of the result at which the matrix begins */
+} work;
+
+static work find_work(const pr__instr *in, uint32_t chunk, uint32_t n_rows) {
+    uint32_t per = tiles_per_chunk(in, n_rows);
+    work w = {0};
+    for (;; w.m++) {
+        uint32_t tiles = pr_pack_tiles(in->mats[w.m]->rows), chunks = (tiles + per - 1) / per;
+        if (chunk >= chunks) {
+            chunk -= chunks;
+            w.column += in->mats[w.m]->rows;
+            continue;
+        }
+        w.tile = chunk * per;
+        w.n_tiles = w.tile + per < tiles ? per : tiles - w.tile;
+        w.first = w.tile * PR_TILE_ROWS;
+        w.n = w.n_tiles * PR_TILE_ROWS;
+        if (w.first + w.n > in->mats[w.m]->rows) w.n = in->mats[w.m]->rows - w.first;
+        return w;
+    }
+}
+
+static void multiply(const pr_exec *e, const pr__instr *in, const pr_weight *m, const work *w, uint32_t n_rows, float *y,
+                     size_t y_stride) {
+    pr_mm_args args = {
+        .tiles = m->data + w->tile * pr_pack_tile_bytes(m->pack, m->cols),
+        .n_tiles = w->n_tiles,
+        .cols = m->cols,
+        .x = in->in[0].base,
+        .x_stride = in->in[0].stride,
+        .n_tokens = n_rows,
+        .y = y,
+        .y_stride = y_stride,
+    };
+    (in->q8 ? e->k->mm_q8 : e->k->mm_f32)[m->pack](&args);
+}
+
+static void add_bias(const pr_exec *e, const float *bias, const work *w, uint32_t n_rows, float *y, size_t y_stride) {
+    if (!bias) return;
+    for (uint32_t r = 0; r < n_rows; r++) e->k->add(y + r * y_stride, bias + w->first, w->n, y + r * y_stride);
+}
+
+static void gated(const pr_exec *e, const pr__instr *in, const work *w, uint32_t n_rows, float *tmp) {
+    size_t width = (size_t)w->n_tiles * PR_TILE_ROWS;
+    float *g = tmp, *u = tmp + width * n_rows;
+    multiply(e, in, in->mats[0], w, n_rows, g, width);
+    multiply(e, in, in->mats[1], w, n_rows, u, width);
+    for (uint32_t r = 0; r < n_rows; r++) {
+        float *row = g + r * width;
+        if (in->form == PR_FORM_Q8) {
+            e->k->silu_mul(row, u + r * width, w->n, row);
+            pr_qblock *out = (pr_qblock *)(void *)pr__row(&in->out, r);
+            e->k->quant(row, w->n, out + w->first / PR_BLOCK);
+        } else {
+            e->k->silu_mul(row, u + r * width, w->n, pr__row(&in->out, r) + w->first);
+        }
+    }
+}
+
+static void onto_residual(const pr_exec *e, const pr__instr *in, const work *w, uint32_t n_rows, float *tmp) {
+    size_t width = (size_t)w->n_tiles * PR_TILE_ROWS;
+    multiply(e, in, in->mats[0], w, n_rows, tmp, width);
+    add_bias(e, in->bias[0], w, n_rows, tmp, width);
+    for (uint32_t r = 0; r < n_rows; r++)
+        e->k->add(tmp + r * width, pr__row(&in->residual, r) + w->first, w->n, pr__row(&in->out, r) + w->first);
+}
+
+void pr__op_matmul(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
+    uint32_t n_rows = pr__row_count(e, in);
+    work w = find_work(in, chunk, n_rows);
+    float *tmp = (float *)(void *)pr__scratch(e, thread);
+    if (in->attr->gated) {
+        gated(e, in, &w, n_rows, tmp);
+    } else if (in->attr->residual) {
+        onto_residual(e, in, &w, n_rows, tmp);
+    } else {
+        float *y = pr__row(&in->out, 0) + w.column + w.first;
+        size_t y_stride = in->out.stride / sizeof(float);
+        multiply(e, in, in->mats[w.m], &w, n_rows, y, y_stride);
+        add_bias(e, in->bias[w.m], &w, n_rows, y, y_stride);
+    }
+}

@@ -1,0 +1,71 @@
+/*
+ * KV pages: the memory of sessions.
+ *
+ * A page holds the keys and values of 32 consecutive tokens for every layer
+ * and KV head (tile layout: kernels/kernels.h). A sequence is a table of
+ * pages; forks share pages by reference count and a writer copies a shared
+ * page first. The pool reserves address space for its bound once and hands
+ * out page slots in it, so taking a page never calls the system allocator.
+ *
+ * Every page is tagged with the precision level that made it: a page may be
+ * reused by a request only when its level is not below the request's.
+ *
+ * Threads: a pool and its sequences belong to one thread at a time.
+ */
+#ifndef PRECIS_KV_KV_H
+#define PRECIS_KV_KV_H
+
+#include "base/mem.h"
+#include "base/status.h"
+#include "kernels/kernels.h"
+
+typedef struct pr_kv_shape {
+    uint32_t n_layers, n_kv_heads, head_dim;
+    bool q8;
+} pr_kv_shape;
+
+typedef struct pr_kv_pool pr_kv_pool;
+
+/* Bytes of one page. */
+size_t pr_kv_page_bytes(const pr_kv_shape *shape);
+
+/* A pool of as many pages as fit bytes_max, at least 1. */
+pr_status pr_kv_pool_open(const pr_kv_shape *shape, size_t bytes_max, pr_kv_pool **out, pr_err *err);
+void pr_kv_pool_close(pr_kv_pool *pool); /* every sequence must be freed before */
+uint32_t pr_kv_pool_pages(const pr_kv_pool *pool);
+uint32_t pr_kv_pool_pages_used(const pr_kv_pool *pool);
+
+/* One timeline. Pages [0, n_tokens / 32] are in use. */
+typedef struct pr_kv_seq {
+    pr_kv_pool *pool;
+    uint32_t *pages; /* [n_pages] slot numbers */
+    uint32_t n_pages, cap_pages;
+    uint32_t n_tokens; /* committed */
+} pr_kv_seq;
+
+void pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool);
+void pr_kv_seq_free(pr_kv_seq *seq);
+
+/* Make positions n_tokens .. n_tokens+n_new writable, by this sequence alone:
+ * takes pages and copies a shared last page. PR_ERR_LIMIT when the pool is
+ * full. What the sequence holds is unchanged, whatever happens. */
+pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err);
+
+/* Count n_new tokens, written since the reserve, as held; tags their pages. */
+void pr_kv_seq_commit(pr_kv_seq *seq, uint32_t n_new, uint8_t level);
+
+/* Forget tokens from position n_tokens on; pages that become empty are freed. */
+void pr_kv_seq_truncate(pr_kv_seq *seq, uint32_t n_tokens);
+
+/* dst (initialized, empty) becomes a second view of src's tokens. */
+pr_status pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst, pr_err *err);
+
+/* The lowest level that made any of the first n_tokens; 255 for none. */
+uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens);
+
+bool pr_kv_seq_q8(const pr_kv_seq *seq);
+
+/* The tile of one layer and head in the page that holds position pos. */
+void *pr_kv_tile(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head);
+
+#endif
