@@ -69,7 +69,8 @@ typedef enum pr_kv_type {
 typedef struct pr_engine_opts {
     int n_threads;          /* 0: what affinity and the CPU quota allow */
     uint32_t context_max;   /* tokens one session may hold; 0: the model's own, at most 8192 */
-    uint32_t batch_max;     /* rows in one step; 0: 512 */
+    uint32_t batch_max;     /* tokens in one step; 0: 512 */
+    uint32_t logits_max;    /* rows of logits in one step; 0: 32 */
     size_t kv_bytes_max;    /* bound of the KV pool; 0: one full context */
     pr_kv_type kv_type;
     bool exact;             /* fp32 activations everywhere: the slow reference path */
@@ -92,7 +93,7 @@ typedef struct pr_engine_info {
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     uint32_t context_train;    /* the context the model was made for */
     uint32_t context_max;      /* what a session may hold here */
-    uint32_t batch_max;
+    uint32_t batch_max, logits_max;
     int n_threads;
     size_t file_bytes;
     size_t weight_bytes;       /* resident */
@@ -173,8 +174,8 @@ typedef struct pr_run {
     uint32_t n_logits; /* logits wanted for the last n_logits tokens; 0..n_tokens */
 } pr_run;
 
-/* One batched forward pass: the sum of n_tokens is at most batch_max, a
- * session appears at most once. On success every session has grown by its
+/* One batched forward pass: the sum of n_tokens is at most batch_max, that of
+ * n_logits at most logits_max, a session appears at most once. On success every session has grown by its
  * tokens and pr_engine_logits() answers for this step. On failure no session
  * has changed. */
 pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err);

@@ -92,7 +92,13 @@ static void page_drop(pr_kv_pool *pool, uint32_t slot) {
     pool->n_used--;
 }
 
-void pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool) { *seq = (pr_kv_seq){.pool = pool}; }
+static uint32_t pages_for(uint32_t n_tokens) { return (n_tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS; }
+
+pr_status pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool, uint32_t tokens_max, pr_err *err) {
+    *seq = (pr_kv_seq){.pool = pool, .pages_max = pages_for(tokens_max)};
+    seq->pages = pr_calloc(PR_TAG_KV, seq->pages_max, sizeof *seq->pages);
+    return seq->pages ? PR_OK : pr_fail_nomem(err, "KV page table", seq->pages_max * sizeof *seq->pages);
+}
 
 static void seq_shrink(pr_kv_seq *seq, uint32_t n_pages) {
     while (seq->n_pages > n_pages) page_drop(seq->pool, seq->pages[--seq->n_pages]);
@@ -105,25 +111,12 @@ void pr_kv_seq_free(pr_kv_seq *seq) {
     *seq = (pr_kv_seq){0};
 }
 
-static pr_status seq_table_grow(pr_kv_seq *seq, uint32_t n_pages, pr_err *err) {
-    if (n_pages <= seq->cap_pages) return PR_OK;
-    uint32_t cap = seq->cap_pages ? seq->cap_pages * 2 : 16;
-    if (cap < n_pages) cap = n_pages;
-    uint32_t *pages = pr_realloc_array(PR_TAG_KV, seq->pages, cap, sizeof *pages);
-    if (!pages) return pr_fail_nomem(err, "KV page table", cap * sizeof *pages);
-    seq->pages = pages;
-    seq->cap_pages = cap;
-    return PR_OK;
-}
-
-static uint32_t pages_for(uint32_t n_tokens) { return (n_tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS; }
-
 pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
     uint32_t n_old_pages = seq->n_pages, want = pages_for(seq->n_tokens + n_new);
-    pr_status st = seq_table_grow(seq, want, err);
-    if (st) return st;
+    if (want > seq->pages_max)
+        return pr_fail(err, PR_ERR_LIMIT, "the session is full: %u tokens", seq->pages_max * PR_KV_TOKENS);
     while (seq->n_pages < want) {
-        st = page_take(seq->pool, &seq->pages[seq->n_pages], err);
+        pr_status st = page_take(seq->pool, &seq->pages[seq->n_pages], err);
         if (st) {
             seq_shrink(seq, n_old_pages);
             return st;
@@ -134,7 +127,7 @@ pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
     uint32_t last = seq->n_tokens / PR_KV_TOKENS;
     if (n_new > 0 && last < n_old_pages && seq->pool->ref[seq->pages[last]] > 1) {
         uint32_t copy;
-        st = page_take(seq->pool, &copy, err);
+        pr_status st = page_take(seq->pool, &copy, err);
         if (st) {
             seq_shrink(seq, n_old_pages);
             return st;
@@ -162,18 +155,15 @@ void pr_kv_seq_truncate(pr_kv_seq *seq, uint32_t n_tokens) {
     seq_shrink(seq, pages_for(seq->n_tokens));
 }
 
-pr_status pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst, pr_err *err) {
-    assert(dst->n_pages == 0 && dst->pool == src->pool);
+void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst) {
     uint32_t n = pages_for(src->n_tokens);
-    pr_status st = seq_table_grow(dst, n, err);
-    if (st) return st;
+    assert(dst->n_pages == 0 && dst->pool == src->pool && dst->pages_max >= n);
     for (uint32_t i = 0; i < n; i++) {
         dst->pages[i] = src->pages[i];
         src->pool->ref[src->pages[i]]++;
     }
     dst->n_pages = n;
     dst->n_tokens = src->n_tokens;
-    return PR_OK;
 }
 
 uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens) {

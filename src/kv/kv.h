@@ -38,17 +38,18 @@ uint32_t pr_kv_pool_pages_used(const pr_kv_pool *pool);
 /* One timeline. Pages [0, n_tokens / 32] are in use. */
 typedef struct pr_kv_seq {
     pr_kv_pool *pool;
-    uint32_t *pages; /* [n_pages] slot numbers */
-    uint32_t n_pages, cap_pages;
+    uint32_t *pages; /* [n_pages] slot numbers; room for pages_max */
+    uint32_t n_pages, pages_max;
     uint32_t n_tokens; /* committed */
 } pr_kv_seq;
 
-void pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool);
-void pr_kv_seq_free(pr_kv_seq *seq);
+/* An empty sequence that can hold tokens_max tokens; nothing of it is allocated later but pages of the pool. */
+pr_status pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool, uint32_t tokens_max, pr_err *err);
+void pr_kv_seq_free(pr_kv_seq *seq); /* an all-zero struct is allowed */
 
 /* Make positions n_tokens .. n_tokens+n_new writable, by this sequence alone:
- * takes pages and copies a shared last page. PR_ERR_LIMIT when the pool is
- * full. What the sequence holds is unchanged, whatever happens. */
+ * takes pages and copies a shared last page. PR_ERR_LIMIT when the pool or the
+ * sequence is full. What the sequence holds is unchanged, whatever happens. */
 pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err);
 
 /* Count n_new tokens, written since the reserve, as held; tags their pages. */
@@ -57,8 +58,8 @@ void pr_kv_seq_commit(pr_kv_seq *seq, uint32_t n_new, uint8_t level);
 /* Forget tokens from position n_tokens on; pages that become empty are freed. */
 void pr_kv_seq_truncate(pr_kv_seq *seq, uint32_t n_tokens);
 
-/* dst (initialized, empty) becomes a second view of src's tokens. */
-pr_status pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst, pr_err *err);
+/* dst (initialized, empty, of the same pool and with room for them) becomes a second view of src's tokens. */
+void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst);
 
 /* The lowest level that made any of the first n_tokens; 255 for none. */
 uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens);

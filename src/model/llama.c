@@ -55,6 +55,8 @@ static pr_status read_shape(llama *m, pr_err *err) {
     const char *name = pr_model_str(f, g, (pr_names){"general.name", "_name_or_path"});
     if (name) d->name = name;
     if (g->err.status) return pr_graph_check(g, err);
+    if (pr_model_u32(f, g, (pr_names){"llama.expert_count", "num_local_experts"}, false, 0) > 0)
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "mixture-of-experts models are not supported");
     bool sane = d->n_layers >= 1 && d->n_layers <= 1024 && d->n_embd >= 1 && d->n_embd <= 1 << 17 && d->n_heads >= 1 &&
                 d->n_heads <= 1024 && d->n_kv_heads >= 1 && d->n_heads % d->n_kv_heads == 0 && d->head_dim >= 1 &&
                 d->head_dim <= 512 && d->n_ff >= 1 && d->n_ff <= 1 << 20 && d->context_train >= 1 && m->eps >= 0 && m->eps < 1;

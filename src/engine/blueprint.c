@@ -1,0 +1,149 @@
+/*
+ * Blueprint: options with their defaults, then file, graph, lowering, plan.
+ *
+ * The predicted peak is the sum of what the engine will hold when every KV
+ * page is in use, plus what a process costs before it has a model.
+ */
+#include "engine/blueprint.h"
+
+#include <string.h>
+
+enum {
+    CONTEXT_DEFAULT_MAX = 8192,
+    BATCH_DEFAULT = 512,
+    LOGITS_DEFAULT = 32,
+    /* Program, libraries and stacks, and the vocabulary's index for each token: measured, see docs/BENCHMARKS.md. */
+    PROCESS_BYTES = 10 << 20,
+    VOCAB_BYTES_PER_TOKEN = 140,
+};
+
+static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr_err *err) {
+    pr_engine_opts *o = &b->opts;
+    if (opts) *o = *opts;
+    uint32_t trained = b->desc.context_train;
+    if (o->n_threads < 0 || o->n_threads > 1024)
+        return pr_fail(err, PR_ERR_ARG, "threads must be between 1 and 1024, not %d", o->n_threads);
+    if (o->context_max > trained)
+        return pr_fail(err, PR_ERR_LIMIT, "a context of %u is more than the %u tokens this model was made for",
+                       o->context_max, trained);
+    if (o->n_threads == 0) o->n_threads = pr_cpu_allowed();
+    if (o->context_max == 0) o->context_max = trained < CONTEXT_DEFAULT_MAX ? trained : CONTEXT_DEFAULT_MAX;
+    if (o->batch_max == 0) o->batch_max = BATCH_DEFAULT;
+    if (o->batch_max > 1 << 16) return pr_fail(err, PR_ERR_ARG, "a batch of %u is more than 65536", o->batch_max);
+    if (o->logits_max == 0) o->logits_max = LOGITS_DEFAULT;
+    if (o->logits_max > o->batch_max) o->logits_max = o->batch_max;
+    b->exec = (pr_exec_opts){
+        .kernels = pr_kernels_get(o->cpumask),
+        .n_threads = o->n_threads,
+        .rows_max = o->batch_max,
+        .out_max = o->logits_max,
+        .exact = o->exact,
+    };
+    return PR_OK;
+}
+
+static void plan_kv(struct pr_estimate *b) {
+    const pr_model_desc *d = &b->desc;
+    b->kv = (pr_kv_shape){d->n_layers, d->n_kv_heads, d->head_dim, b->opts.kv_type == PR_KV_Q8};
+    size_t page = pr_kv_page_bytes(&b->kv), pages = (b->opts.context_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
+    b->kv_bytes_max = b->opts.kv_bytes_max > page ? b->opts.kv_bytes_max / page * page : pages * page;
+}
+
+static pr_status describe_weights(struct pr_estimate *b, pr_err *err) {
+    pr_str types = {0}, note = {0};
+    pr_weights_types(&b->graph, &types);
+    pr_weights_note(&b->graph, b->opts.exact, &note);
+    b->types = pr_str_take(&types);
+    b->note = pr_str_take(&note);
+    return b->types && b->note ? PR_OK : pr_fail_nomem(err, "description", 0);
+}
+
+pr_status pr__blueprint_init(struct pr_estimate *b, const char *path, const pr_engine_opts *opts, pr_err *err) {
+    *b = (struct pr_estimate){0};
+    pr_graph_init(&b->source);
+    pr_graph_init(&b->graph);
+    pr_status st = pr_model_file_open(path, &b->file, err);
+    if (!st) st = pr_model_build(b->file, &b->desc, &b->source, err);
+    if (!st) st = fill_opts(b, opts, err);
+    if (!st) st = pr_graph_copy(&b->source, &b->graph, err);
+    if (!st) st = pr_graph_lower(&b->graph, &(pr_lower_opts){b->opts.passes_off, b->opts.exact}, err);
+    if (!st) st = pr_plan_make(&b->graph, b->exec.rows_max, b->exec.out_max, &b->plan, err);
+    if (!st) st = pr_weights_plan(&b->graph, b->opts.exact, &b->weights, err);
+    if (!st) st = describe_weights(b, err);
+    if (st) pr__blueprint_free(b);
+    else plan_kv(b);
+    return st;
+}
+
+void pr__blueprint_free(struct pr_estimate *b) {
+    pr_weights_free(&b->weights);
+    pr_graph_free(&b->graph);
+    pr_graph_free(&b->source);
+    pr_model_file_close(b->file);
+    pr_free(b->types);
+    pr_free(b->note);
+    *b = (struct pr_estimate){0};
+}
+
+/* ---- public ----------------------------------------------------------- */
+
+pr_status pr_engine_estimate(const char *path, const pr_engine_opts *opts, pr_estimate **out, pr_err *err) {
+    *out = NULL;
+    pr_estimate *e = pr_calloc(PR_TAG_GRAPH, 1, sizeof *e);
+    if (!e) return pr_fail_nomem(err, "estimate", sizeof *e);
+    pr_status st = pr__blueprint_init(e, path, opts, err);
+    if (st) pr_free(e);
+    else *out = e;
+    return st;
+}
+
+void pr_estimate_close(pr_estimate *estimate) {
+    if (!estimate) return;
+    pr__blueprint_free(estimate);
+    pr_free(estimate);
+}
+
+void pr_estimate_describe(const pr_estimate *b, pr_engine_info *out) {
+    const pr_model_desc *d = &b->desc;
+    *out = (pr_engine_info){
+        .path = pr_model_file_path(b->file),
+        .arch = d->arch,
+        .name = d->name,
+        .weight_types = b->types,
+        .note = b->note,
+        .isa = b->exec.kernels->name,
+        .chat_template = "",
+        .n_params = b->weights.n_params,
+        .n_layers = d->n_layers,
+        .n_embd = d->n_embd,
+        .n_heads = d->n_heads,
+        .n_kv_heads = d->n_kv_heads,
+        .head_dim = d->head_dim,
+        .n_ff = d->n_ff,
+        .n_vocab = d->n_vocab,
+        .context_train = d->context_train,
+        .context_max = b->opts.context_max,
+        .batch_max = b->opts.batch_max,
+        .logits_max = b->opts.logits_max,
+        .n_threads = b->opts.n_threads,
+        .file_bytes = pr_model_file_bytes(b->file),
+        .weight_bytes = b->weights.bytes,
+        .weight_bytes_read = b->weights.read_bytes,
+        .kv_bytes_per_token = pr_kv_page_bytes(&b->kv) / PR_KV_TOKENS,
+        .kv_bytes_max = b->kv_bytes_max,
+        .scratch_bytes = pr_exec_bytes(&b->graph, &b->plan, &b->weights, &b->exec),
+    };
+    out->peak_bytes = out->weight_bytes + out->kv_bytes_max + out->scratch_bytes + PROCESS_BYTES +
+                      (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN;
+}
+
+pr_status pr_estimate_graph(const pr_estimate *b, char **text, pr_err *err) {
+    pr_str s = {0};
+    pr_str_printf(&s, "# as described: %u nodes\n", b->source.n_nodes);
+    pr_graph_dump(&b->source, &s);
+    pr_str_printf(&s, "\n# lowered: %u nodes, arena %zu B (%zu B alive at most), weights %zu B\n", b->graph.n_nodes,
+                  b->plan.arena_bytes, b->plan.live_bytes_max, b->weights.bytes);
+    pr_graph_dump(&b->graph, &s);
+    *text = pr_str_take(&s);
+    return *text ? PR_OK : pr_fail_nomem(err, "graph text", 0);
+}

@@ -1,0 +1,138 @@
+/*
+ * Sessions and steps.
+ *
+ * A step checks everything, then reserves pages for every session, then
+ * computes, then commits: until the commit no session has changed, so a step
+ * that is refused leaves nothing behind.
+ */
+#include <string.h>
+
+#include "engine/engine_impl.h"
+
+/* Pages are not yet made at different precision levels. */
+enum { LEVEL_SOURCE = 0 };
+
+pr_status pr_session_open(pr_engine *engine, pr_session **out, pr_err *err) {
+    *out = NULL;
+    pr_session *s = pr_calloc(PR_TAG_SESSION, 1, sizeof *s);
+    if (!s) return pr_fail_nomem(err, "session", sizeof *s);
+    s->engine = engine;
+    uint32_t context = engine->blue.opts.context_max;
+    s->history = pr_calloc(PR_TAG_SESSION, context, sizeof *s->history);
+    pr_status st = s->history ? PR_OK : pr_fail_nomem(err, "session history", context * sizeof *s->history);
+    if (!st) st = pr_kv_seq_init(&s->kv, engine->kv, context, err);
+    if (st) pr_session_close(s);
+    else *out = s;
+    return st;
+}
+
+void pr_session_close(pr_session *session) {
+    if (!session) return;
+    pr_kv_seq_free(&session->kv);
+    pr_free(session->history);
+    pr_free(session);
+}
+
+pr_status pr_session_fork(const pr_session *session, pr_session **out, pr_err *err) {
+    pr_status st = pr_session_open(session->engine, out, err);
+    if (st) return st;
+    pr_kv_seq_fork(&session->kv, &(*out)->kv);
+    memcpy((*out)->history, session->history, session->kv.n_tokens * sizeof *session->history);
+    return PR_OK;
+}
+
+pr_status pr_session_truncate(pr_session *session, uint32_t n_tokens, pr_err *err) {
+    if (n_tokens > session->kv.n_tokens)
+        return pr_fail(err, PR_ERR_ARG, "cannot truncate a session of %u tokens to %u", session->kv.n_tokens, n_tokens);
+    pr_kv_seq_truncate(&session->kv, n_tokens);
+    return PR_OK;
+}
+
+uint32_t pr_session_length(const pr_session *session) { return session->kv.n_tokens; }
+
+/* ---- steps ------------------------------------------------------------ */
+
+static pr_status check_run(const pr_engine *e, const pr_run *run, pr_err *err) {
+    const pr_engine_opts *o = &e->blue.opts;
+    if (!run->session || run->session->engine != e) return pr_fail(err, PR_ERR_ARG, "a run without a session of this engine");
+    if (run->session->step_stamp == e->step_count) return pr_fail(err, PR_ERR_ARG, "a session is given twice in one step");
+    if (run->n_tokens == 0 || run->n_logits > run->n_tokens)
+        return pr_fail(err, PR_ERR_ARG, "a run of %u tokens cannot give %u rows of logits", run->n_tokens, run->n_logits);
+    uint32_t length = run->session->kv.n_tokens;
+    if (run->n_tokens > o->context_max - length)
+        return pr_fail(err, PR_ERR_LIMIT, "the context is full: %u tokens and %u more, of %u", length, run->n_tokens,
+                       o->context_max);
+    for (uint32_t i = 0; i < run->n_tokens; i++)
+        if (run->tokens[i] < 0 || (uint32_t)run->tokens[i] >= e->blue.desc.n_vocab)
+            return pr_fail(err, PR_ERR_ARG, "token %d is not in the vocabulary of %u", run->tokens[i], e->blue.desc.n_vocab);
+    return PR_OK;
+}
+
+/* Lay the runs out as rows of one step. */
+static pr_status bind(pr_engine *e, const pr_run *runs, size_t n_runs, pr_exec_step *step, pr_err *err) {
+    const pr_engine_opts *o = &e->blue.opts;
+    uint32_t rows = 0, outs = 0;
+    e->step_count++;
+    if (n_runs == 0) return pr_fail(err, PR_ERR_ARG, "a step needs at least one run");
+    for (size_t r = 0; r < n_runs; r++) {
+        pr_status st = check_run(e, &runs[r], err);
+        if (st) return st;
+        runs[r].session->step_stamp = e->step_count;
+        if (runs[r].n_tokens > o->batch_max - rows)
+            return pr_fail(err, PR_ERR_LIMIT, "a step takes at most %u tokens", o->batch_max);
+        if (runs[r].n_logits > o->logits_max - outs)
+            return pr_fail(err, PR_ERR_LIMIT, "a step gives at most %u rows of logits", o->logits_max);
+        memcpy(e->tokens + rows, runs[r].tokens, runs[r].n_tokens * sizeof *e->tokens);
+        e->runs[r] = (pr_exec_run){&runs[r].session->kv, rows, runs[r].n_tokens, runs[r].session->kv.n_tokens};
+        rows += runs[r].n_tokens;
+        for (uint32_t i = runs[r].n_logits; i > 0; i--) e->out_rows[outs++] = rows - i;
+    }
+    *step = (pr_exec_step){rows, outs, e->tokens, e->out_rows, e->runs, (uint32_t)n_runs};
+    return PR_OK;
+}
+
+static pr_status reserve(const pr_run *runs, size_t n_runs, pr_err *err) {
+    for (size_t r = 0; r < n_runs; r++) {
+        pr_status st = pr_kv_seq_reserve(&runs[r].session->kv, runs[r].n_tokens, err);
+        if (!st) continue;
+        for (size_t k = 0; k < r; k++) pr_kv_seq_truncate(&runs[k].session->kv, runs[k].session->kv.n_tokens);
+        return st;
+    }
+    return PR_OK;
+}
+
+pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err) {
+    pr_exec_step step;
+    pr_status st = bind(engine, runs, n_runs, &step, err);
+    if (!st) st = reserve(runs, n_runs, err);
+    if (st) return st;
+    pr_exec_step_run(engine->exec, engine->team, &step);
+    for (size_t r = 0; r < n_runs; r++) {
+        pr_session *s = runs[r].session;
+        memcpy(s->history + s->kv.n_tokens, runs[r].tokens, runs[r].n_tokens * sizeof *s->history);
+        pr_kv_seq_commit(&s->kv, runs[r].n_tokens, LEVEL_SOURCE);
+    }
+    engine->n_out = step.n_out;
+    return PR_OK;
+}
+
+const float *pr_engine_logits(const pr_engine *engine, size_t row) {
+    return row < engine->n_out ? pr_exec_output(engine->exec, (uint32_t)row) : NULL;
+}
+
+pr_status pr_session_prefill(pr_session *session, const int32_t *tokens, size_t n_tokens, const volatile int *cancel,
+                             pr_err *err) {
+    const pr_engine_opts *o = &session->engine->blue.opts;
+    if (n_tokens > o->context_max - session->kv.n_tokens)
+        return pr_fail(err, PR_ERR_LIMIT, "a prompt of %zu tokens does not fit: the context is %u tokens, %u are used",
+                       n_tokens, o->context_max, session->kv.n_tokens);
+    for (size_t at = 0; at < n_tokens;) {
+        if (cancel && *cancel) return pr_fail(err, PR_ERR_CANCELLED, "cancelled");
+        uint32_t n = n_tokens - at < o->batch_max ? (uint32_t)(n_tokens - at) : o->batch_max;
+        bool last = at + n == n_tokens;
+        pr_status st = pr_engine_step(session->engine, &(pr_run){session, tokens + at, n, last ? 1 : 0}, 1, err);
+        if (st) return st;
+        at += n;
+    }
+    return PR_OK;
+}
