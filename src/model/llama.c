@@ -151,7 +151,11 @@ static pr_status build(const pr_model_file *file, pr_model_desc *d, pr_graph *g,
     st = describe_rope(&m, err);
     if (st) return st;
     g->n_layers = d->n_layers;
-    pr_node_id embedding = weight(&m, "token_embd.weight", "model.embed_tokens.weight", 0);
+    /* Tied models have one of the two matrices, most often the embedding. */
+    pr_node_id out = pr_model_weight(file, g, (pr_names){"output.weight", "lm_head.weight"}, 0, true);
+    pr_names names = {"token_embd.weight", "model.embed_tokens.weight"};
+    pr_node_id embedding = pr_model_weight(file, g, names, 0, out != PR_NODE_NONE);
+    if (embedding == PR_NODE_NONE) embedding = out;
     pr_node_id x = pr_g_embed(g, embedding);
     for (uint32_t i = 0; i < d->n_layers; i++) {
         g->layer_now = i;
@@ -161,7 +165,6 @@ static pr_status build(const pr_model_file *file, pr_model_desc *d, pr_graph *g,
         x = pr_g_add(g, x, feed_forward(&m, pr_g_norm(g, x, norm, m.eps), i));
     }
     x = pr_g_norm(g, x, weight(&m, "output_norm.weight", "model.norm.weight", 0), m.eps);
-    pr_node_id out = pr_model_weight(file, g, (pr_names){"output.weight", "lm_head.weight"}, 0, true);
     pr_node_id logits = pr_g_matmul(g, pr_g_rows(g, x), out == PR_NODE_NONE ? embedding : out, PR_NODE_NONE);
     pr_g_output(g, logits);
     if (embedding != PR_NODE_NONE && g->nodes[embedding].cols != d->n_embd)
