@@ -166,6 +166,9 @@ pr_status pr_session_truncate(pr_session *session, uint32_t n_tokens, pr_err *er
 /* Tokens held, which is the position of the next one. */
 uint32_t pr_session_length(const pr_session *session);
 
+/* Those tokens, oldest first; valid until the session is closed, overwritten as it changes. */
+const int32_t *pr_session_tokens(const pr_session *session);
+
 /* One run of consecutive new tokens of one session within a step. */
 typedef struct pr_run {
     pr_session *session;

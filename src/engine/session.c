@@ -50,6 +50,8 @@ pr_status pr_session_truncate(pr_session *session, uint32_t n_tokens, pr_err *er
 
 uint32_t pr_session_length(const pr_session *session) { return session->kv.n_tokens; }
 
+const int32_t *pr_session_tokens(const pr_session *session) { return session->history; }
+
 /* ---- steps ------------------------------------------------------------ */
 
 static pr_status check_run(const pr_engine *e, const pr_run *run, pr_err *err) {
