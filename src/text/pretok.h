@@ -1,0 +1,58 @@
+/*
+ * Pre-tokenizer: cuts text into the words that byte-level BPE works on.
+ *
+ * A pre-tokenizer is a list of steps, each a regular expression. A step cuts
+ * every piece that the step before it left, into its matches and the gaps
+ * between them; each piece is a text of its own, so look-arounds end at its
+ * edges. Expressions are written as tokenizer.json has them, in the dialect of
+ * Onigmo, and turned into PCRE2's.
+ *
+ * A built pre-tokenizer is immutable and thread-safe; a pr_pretok_run is the
+ * scratch of one thread.
+ */
+#ifndef PRECIS_TEXT_PRETOK_H
+#define PRECIS_TEXT_PRETOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+/* What one name of tokenizer.ggml.pre means. */
+typedef struct pr__pre_step {
+    const char *pattern;
+    bool thousands; /* matches are digits: cut them in threes from the right */
+} pr__pre_step;
+
+typedef struct pr__pre_entry {
+    const char *name;
+    const pr__pre_step *steps; /* ends with a NULL pattern */
+    bool ignore_merges;
+    bool add_bos;
+} pr__pre_entry;
+
+/* pretok_table.c. name may be NULL ("default"); NULL result: unknown. */
+const pr__pre_entry *pr__pre_find(const char *name);
+const pr__pre_entry *pr__pre_all(size_t *n);
+
+typedef struct pr_pretok pr_pretok;
+typedef struct pr_pretok_run pr_pretok_run;
+
+/* PR_ERR_UNSUPPORTED names the pattern that PCRE2 (or the translation) refuses. */
+pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok **out, pr_err *err);
+void pr__pretok_free(pr_pretok *p);
+
+pr_status pr__pretok_run_open(const pr_pretok *p, pr_pretok_run **out, pr_err *err);
+void pr__pretok_run_close(pr_pretok_run *run);
+
+/* Called for every piece in order; they join up to the whole text. A status other than PR_OK ends the split. */
+typedef pr_status (*pr__piece_fn)(void *arg, const char *piece, size_t len, pr_err *err);
+
+/* Bytes that are not UTF-8 are pieces of their own, one each, and split the text around them. */
+pr_status pr__pretok_split(pr_pretok_run *run, const char *text, size_t len, pr__piece_fn fn, void *arg, pr_err *err);
+
+/* Onigmo's dialect to PCRE2's, into a string that the caller pr_free()s. */
+pr_status pr__pattern_translate(const char *pattern, char **out, pr_err *err);
+
+#endif
