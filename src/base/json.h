@@ -12,7 +12,8 @@
 
 #include "base/status.h"
 
-/* Parse text[len] into *out. what names the source in errors ("tokenizer.json"). */
+/* Parse text[len] into *out. what names the source in errors ("tokenizer.json"). Python writes integers of any length
+ * ("model_max_length"): where one is over 64 bits, all numbers of the document come as reals. */
 pr_status pr_json_parse(const char *text, size_t len, const char *what, json_t **out, pr_err *err);
 
 /* Read and parse a whole file of at most bytes_max. */
