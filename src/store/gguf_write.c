@@ -1,0 +1,316 @@
+/*
+ * Writing GGUF.
+ *
+ * The format puts all descriptions before all data, so descriptions are
+ * collected in memory (they are small) and go out at the first byte of data;
+ * after that everything streams through. Offsets need no second pass: a tensor's
+ * size follows from its description. Bytes pass one buffer, so that callers may hand
+ * over data in any pieces; what is larger than the buffer goes straight out.
+ *
+ * Nobody ever sees half a file: it is written as PATH.partNNN, synced, and
+ * renamed at the end, or deleted.
+ */
+#include "store/gguf_write.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/mem.h"
+#include "base/os.h"
+#include "base/str.h"
+#include "store/model_file_impl.h"
+
+enum { BUFFER = 256 << 10, NAME_MAX_BYTES = 64 };
+
+typedef struct planned { /* a tensor that was described */
+    char name[NAME_MAX_BYTES + 1];
+    uint64_t bytes;
+} planned;
+
+struct pr_gguf_writer {
+    char *path, *part;
+    int fd;
+    uint32_t alignment;
+    pr_str meta, descriptions;
+    uint64_t n_meta;
+    planned *tensors;
+    size_t n_tensors, cap;
+    uint64_t data_bytes; /* of all tensors described so far, with padding between */
+    size_t current;      /* tensor that the next byte of data belongs to */
+    uint64_t filled;     /* bytes of it that are there */
+    bool described;      /* the header is out */
+    uint8_t *buffer;
+    size_t n_buffer;
+    pr_err err; /* the first thing that went wrong */
+};
+
+static uint64_t padding(const pr_gguf_writer *w, uint64_t at) { return (w->alignment - at % w->alignment) % w->alignment; }
+
+pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **out, pr_err *err) {
+    *out = NULL;
+    if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
+        return pr_fail(err, PR_ERR_ARG, "GGUF alignment %u is not a power of two from 8 on", alignment);
+    }
+    pr_str part = {0};
+    pr_gguf_writer *w = pr_calloc(PR_TAG_FILE, 1, sizeof *w);
+    if (!w) return pr_fail_nomem(err, "GGUF writer", sizeof *w);
+    w->fd = -1;
+    w->alignment = alignment;
+    w->path = pr_strdup(PR_TAG_FILE, path);
+    w->buffer = pr_alloc(PR_TAG_FILE, BUFFER);
+    pr_str_printf(&part, "%s.part%ld", path, (long)getpid());
+    w->part = pr_str_take(&part);
+    pr_status status = PR_OK;
+    if (!w->path || !w->part || !w->buffer) {
+        status = pr_fail_nomem(err, "GGUF writer", BUFFER);
+        goto fail;
+    }
+    w->fd = open(w->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0) {
+        status = pr_fail_errno(err, "cannot create %s", w->part);
+        goto fail;
+    }
+    if (alignment != 32) pr_gguf_meta_u32(w, "general.alignment", alignment);
+    *out = w;
+    return PR_OK;
+fail:
+    pr_gguf_abort(w);
+    return status;
+}
+
+void pr_gguf_abort(pr_gguf_writer *w) {
+    if (!w) return;
+    if (w->fd >= 0) {
+        close(w->fd);
+        unlink(w->part);
+    }
+    pr_str_free(&w->meta);
+    pr_str_free(&w->descriptions);
+    pr_free(w->tensors);
+    pr_free(w->buffer);
+    pr_free(w->part);
+    pr_free(w->path);
+    pr_free(w);
+}
+
+/* ---- description ---- */
+
+static void put(pr_str *s, const void *data, size_t len) { pr_str_append(s, data, len); }
+
+static void put_u32(pr_str *s, uint32_t v) { put(s, &v, sizeof v); }
+
+static void put_u64(pr_str *s, uint64_t v) { put(s, &v, sizeof v); }
+
+static void put_text(pr_str *s, const char *text) {
+    put_u64(s, strlen(text));
+    put(s, text, strlen(text));
+}
+
+/* Key and type of a value; false when it cannot be taken any more. */
+static bool begin(pr_gguf_writer *w, const char *key, uint32_t type) {
+    if (w->described && w->err.status == PR_OK) pr_fail(&w->err, PR_ERR_ARG, "%s comes after the first data", key);
+    if (w->err.status != PR_OK) return false;
+    put_text(&w->meta, key);
+    put_u32(&w->meta, type);
+    w->n_meta++;
+    return true;
+}
+
+static bool begin_array(pr_gguf_writer *w, const char *key, uint32_t type, size_t n) {
+    if (!begin(w, key, PR__GGUF_ARRAY)) return false;
+    put_u32(&w->meta, type);
+    put_u64(&w->meta, n);
+    return true;
+}
+
+void pr_gguf_meta_u32(pr_gguf_writer *w, const char *key, uint32_t v) {
+    if (begin(w, key, PR__GGUF_U32)) put_u32(&w->meta, v);
+}
+
+void pr_gguf_meta_f32(pr_gguf_writer *w, const char *key, float v) {
+    if (begin(w, key, PR__GGUF_F32)) put(&w->meta, &v, sizeof v);
+}
+
+void pr_gguf_meta_bool(pr_gguf_writer *w, const char *key, bool v) {
+    uint8_t byte = v;
+    if (begin(w, key, PR__GGUF_BOOL)) put(&w->meta, &byte, 1);
+}
+
+void pr_gguf_meta_str(pr_gguf_writer *w, const char *key, const char *v) {
+    if (begin(w, key, PR__GGUF_STR)) put_text(&w->meta, v);
+}
+
+void pr_gguf_meta_strs(pr_gguf_writer *w, const char *key, const char *const *v, size_t n) {
+    if (!begin_array(w, key, PR__GGUF_STR, n)) return;
+    for (size_t i = 0; i < n; i++) put_text(&w->meta, v[i]);
+}
+
+void pr_gguf_meta_f32s(pr_gguf_writer *w, const char *key, const float *v, size_t n) {
+    if (begin_array(w, key, PR__GGUF_F32, n)) put(&w->meta, v, n * sizeof *v);
+}
+
+void pr_gguf_meta_i32s(pr_gguf_writer *w, const char *key, const int32_t *v, size_t n) {
+    if (begin_array(w, key, PR__GGUF_I32, n)) put(&w->meta, v, n * sizeof *v);
+}
+
+static planned *add_planned(pr_gguf_writer *w) {
+    if (w->n_tensors == w->cap) {
+        size_t cap = w->cap ? 2 * w->cap : 64;
+        planned *grown = pr_realloc_array(PR_TAG_FILE, w->tensors, cap, sizeof *grown);
+        if (!grown) return NULL;
+        w->tensors = grown;
+        w->cap = cap;
+    }
+    return &w->tensors[w->n_tensors++];
+}
+
+void pr_gguf_tensor(pr_gguf_writer *w, const char *name, pr_dtype dtype, uint32_t n_dims, const uint64_t *dims) {
+    pr_tensor_info t = {.name = name, .dtype = dtype, .n_dims = n_dims, .dims = {1, 1, 1, 1}};
+    const pr_dtype_info *type = pr_dtype_get(dtype);
+    if (w->described && w->err.status == PR_OK) pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' comes after the first data", name);
+    if (w->err.status != PR_OK) return;
+    if (n_dims < 1 || n_dims > 4 || strlen(name) > NAME_MAX_BYTES || !*name || type->ggml_id < 0) {
+        pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' (%s, %u dimensions) has no place in GGUF", name, type->name, n_dims);
+        return;
+    }
+    for (uint32_t i = 0; i < n_dims; i++) t.dims[i] = dims[i];
+    if (pr__tensor_size(&t, &w->err) != PR_OK) return;
+    planned *p = add_planned(w);
+    if (!p) {
+        pr_fail_nomem(&w->err, "tensor list", w->cap * sizeof *p);
+        return;
+    }
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->bytes = t.bytes;
+    put_text(&w->descriptions, name);
+    put_u32(&w->descriptions, n_dims);
+    for (uint32_t i = 0; i < n_dims; i++) put_u64(&w->descriptions, dims[i]);
+    put_u32(&w->descriptions, (uint32_t)type->ggml_id);
+    put_u64(&w->descriptions, w->data_bytes);
+    w->data_bytes += t.bytes + padding(w, t.bytes);
+}
+
+/* ---- bytes ---- */
+
+static pr_status write_out(pr_gguf_writer *w, const uint8_t *data, size_t len) {
+    while (len > 0) {
+        ssize_t n = write(w->fd, data, len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return pr_fail_errno(&w->err, "cannot write %s", w->part);
+        data += n;
+        len -= (size_t)n;
+    }
+    return PR_OK;
+}
+
+static pr_status flush(pr_gguf_writer *w) {
+    size_t n = w->n_buffer;
+    w->n_buffer = 0;
+    return write_out(w, w->buffer, n);
+}
+
+static pr_status put_bytes(pr_gguf_writer *w, const void *data, size_t len) {
+    if (len > BUFFER - w->n_buffer) {
+        pr_status status = flush(w);
+        if (status == PR_OK && len >= BUFFER) return write_out(w, data, len);
+        if (status != PR_OK) return status;
+    }
+    memcpy(w->buffer + w->n_buffer, data, len);
+    w->n_buffer += len;
+    return PR_OK;
+}
+
+static pr_status put_zeros(pr_gguf_writer *w, uint64_t n) {
+    static const uint8_t zeros[4096];
+    pr_status status = PR_OK;
+    for (; n > 0 && status == PR_OK; n -= n < sizeof zeros ? n : sizeof zeros) {
+        status = put_bytes(w, zeros, n < sizeof zeros ? (size_t)n : sizeof zeros);
+    }
+    return status;
+}
+
+/* The header, once everything is described. */
+static pr_status put_header(pr_gguf_writer *w) {
+    char need[32], have[32];
+    struct {
+        char magic[4];
+        uint32_t version;
+        uint64_t n_tensors, n_meta;
+    } head = {{'G', 'G', 'U', 'F'}, 3, w->n_tensors, w->n_meta};
+    _Static_assert(sizeof head == 24, "as in the file");
+    w->described = true;
+    if (!pr_str_ok(&w->meta) || !pr_str_ok(&w->descriptions)) return pr_fail_nomem(&w->err, "GGUF header", w->meta.len);
+    uint64_t header = sizeof head + w->meta.len + w->descriptions.len;
+    uint64_t total = header + padding(w, header) + w->data_bytes, room = pr_disk_free(w->part);
+    if (room != 0 && total > room) {
+        return pr_fail(&w->err, PR_ERR_LIMIT, "%s needs %s, but its disk has only %s left", w->path,
+                       pr_format_bytes(need, sizeof need, total), pr_format_bytes(have, sizeof have, room));
+    }
+    pr_status status = put_bytes(w, &head, sizeof head);
+    if (status == PR_OK && w->meta.len) status = put_bytes(w, w->meta.data, w->meta.len);
+    if (status == PR_OK && w->descriptions.len) status = put_bytes(w, w->descriptions.data, w->descriptions.len);
+    return status == PR_OK ? put_zeros(w, padding(w, header)) : status;
+}
+
+static pr_status put_data(pr_gguf_writer *w, const uint8_t *data, size_t len) {
+    pr_status status = w->err.status;
+    if (status == PR_OK && !w->described) status = put_header(w);
+    while (len > 0 && status == PR_OK) {
+        if (w->current == w->n_tensors) return pr_fail(&w->err, PR_ERR_ARG, "%zu bytes of data after the last tensor", len);
+        uint64_t bytes = w->tensors[w->current].bytes, left = bytes - w->filled;
+        size_t n = len < left ? len : (size_t)left;
+        status = put_bytes(w, data, n);
+        data += n;
+        len -= n;
+        w->filled += n;
+        if (status == PR_OK && w->filled == bytes) {
+            status = put_zeros(w, padding(w, bytes));
+            w->filled = 0;
+            w->current++;
+        }
+    }
+    return status;
+}
+
+/* Hand the kept error to the caller. */
+static pr_status report(const pr_gguf_writer *w, pr_err *err) {
+    if (err) *err = w->err;
+    return w->err.status;
+}
+
+pr_status pr_gguf_data(pr_gguf_writer *w, const void *data, size_t len, pr_err *err) {
+    return put_data(w, data, len) == PR_OK ? PR_OK : report(w, err);
+}
+
+/* Everything is on disk, under its name, and the name is on disk. */
+static pr_status settle(pr_gguf_writer *w) {
+    if (fsync(w->fd) != 0) return pr_fail_errno(&w->err, "cannot sync %s", w->part);
+    if (rename(w->part, w->path) != 0) return pr_fail_errno(&w->err, "cannot rename %s to %s", w->part, w->path);
+    close(w->fd);
+    w->fd = -1;
+    char *slash = strrchr(w->path, '/');
+    if (slash) slash[slash == w->path] = '\0';
+    int folder = open(slash ? w->path : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder >= 0) {
+        fsync(folder); /* some file systems cannot; the file itself is safe by then */
+        close(folder);
+    }
+    return PR_OK;
+}
+
+pr_status pr_gguf_finish(pr_gguf_writer *w, pr_err *err) {
+    pr_status status = w->err.status;
+    if (status == PR_OK && !w->described) status = put_header(w);
+    if (status == PR_OK && w->current < w->n_tensors) {
+        const planned *p = &w->tensors[w->current];
+        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name, p->bytes - w->filled);
+    }
+    if (status == PR_OK) status = flush(w);
+    if (status == PR_OK) status = settle(w);
+    if (status != PR_OK) report(w, err);
+    pr_gguf_abort(w);
+    return status;
+}
