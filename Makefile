@@ -80,6 +80,7 @@ obj = $(1:%.c=$(B)/obj/%.o)
 
 PROGRAM   := $(if $(CMD_SRC),$(B)/precis)
 LIBRARY   := $(B)/libprecis.a
+SUPPORT   := $(if $(SUP_SRC),$(B)/libsupport.a)
 # test/unit/base/test_mem.c -> build/release/test/base_test_mem
 UNITS     := $(foreach f,$(UNIT_SRC),$(B)/test/$(notdir $(patsubst %/,%,$(dir $f)))_$(basename $(notdir $f)))
 CHECKASM  := $(if $(CHK_SRC),$(B)/checkasm)
@@ -142,6 +143,10 @@ $(LIBRARY): $(call obj,$(LIB_SRC))
 	@rm -f $@
 	$(AR) rcs $@ $^
 
+$(B)/libsupport.a: $(call obj,$(SUP_SRC))
+	@rm -f $@
+	$(AR) rcs $@ $^
+
 $(B)/precis: $(call obj,$(CMD_SRC)) $(LIBRARY)
 	$(CC) $(PR_LDFLAGS) $(LDFLAGS) -o $@ $^ $(PR_LDLIBS) $(CMD_LIBS)
 
@@ -158,7 +163,7 @@ $(FUZZERS): $(B)/fuzz/%: $(B)/obj/fuzz/%.o $(LIBRARY)
 
 # One rule a unit test: its name carries the folder.
 define unit_rule
-$(B)/test/$(notdir $(patsubst %/,%,$(dir $1)))_$(basename $(notdir $1)): $(call obj,$1 $(SUP_SRC)) $(LIBRARY)
+$(B)/test/$(notdir $(patsubst %/,%,$(dir $1)))_$(basename $(notdir $1)): $(call obj,$1) $(SUPPORT) $(LIBRARY)
 	@mkdir -p $$(@D)
 	$$(CC) $$(PR_LDFLAGS) $$(LDFLAGS) -o $$@ $$^ $$(PR_LDLIBS) $$(TEST_LIBS)
 endef

@@ -6,37 +6,41 @@
  * a thread claims a chunk by compare-and-swap, the thread that finishes the last
  * one moves the ticket to the next loop. A thread that comes late, because the
  * system gave its processor to somebody else, finds the ticket past its own
- * loop number and just walks on until it has caught up. So a lost processor
- * costs its share of the work plus at most the one chunk it was taken away with.
- * The obvious alternative, static shares and a barrier that counts threads,
- * stops everybody at every loop until the preempted thread is back.
+ * loop number and just walks on until it has caught up. The obvious alternative,
+ * static shares and a barrier that counts threads, stops everybody at every loop
+ * until the preempted thread is back.
  *
- * Waiting is a short spin, then a futex. The spin covers the usual imbalance of
- * one chunk; the park frees the processor, on which the system can then run the
- * very thread that is waited for.
+ * One thing still stops everybody: a thread taken off its processor in the
+ * middle of a chunk. Who waits for it longer than a short spin, and sees that its
+ * CPU clock stands still, fetches it: moves it to the waiter's own processor and
+ * sleeps. It finishes there what it holds, and goes home.
  *
- * Threads are not pinned one by one: a pinned thread cannot be moved away from a
- * busy neighbour. On machines with cores of different strength the workers are
- * bound to the set of strong ones.
+ * Home is a thread's own share of the processors, apart from all the others'.
+ * Without homes the system soon leaves two threads of the team on one processor
+ * and a busy neighbour alone on the other, which counts as balanced. On machines
+ * with cores of different strength the homes are among the strong ones. The
+ * calling thread is at home during a run only.
  *
- * Invariants: ticket.epoch only grows; done belongs to the loop of the ticket;
- * a claim never succeeds for a loop other than the claimer's own.
+ * Invariants: the ticket's loop number only grows; done belongs to the loop of
+ * the ticket; a claim never succeeds for a loop other than the claimer's own.
  */
 #include "base/pool.h"
 
-#include <errno.h>
 #include <hwloc.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "base/os.h"
 
 #ifdef __linux__
+#include <hwloc/glibc-sched.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -44,17 +48,21 @@
 
 enum {
     THREADS_MAX = 1024,
-    SPIN_RUN_NS = 40 * 1000,  /* for the next run, or for its end */
-    SPIN_LOOP_NS = 15 * 1000, /* for the chunks that others still hold */
+    SPIN_RUN_NS = 40 * 1000,   /* a worker, for the next run */
+    SPIN_LOOP_NS = 15 * 1000,  /* for what the others still do */
+    SPIN_WATCH_NS = 10 * 1000, /* and on, while watching whether they do it */
+    PARK_NS = 1000 * 1000,     /* then asleep, watching again this often */
     PAUSES_PER_LOOK = 4,
     LOOKS_PER_CLOCK = 8,
 };
 
-/* ---- gate: wait until something that others change has happened ---- */
+/* Where a thread is: the low bits of its stage; the number of its run is above. */
+enum { STAGE_WALKING, STAGE_CLAIMING, STAGE_DONE, STAGE_BITS = 2 };
 
-/* Who changes the state opens the gate afterwards; who waits looks at the state
- * after having announced itself. All of it sequentially consistent, so one of
- * the two always sees the other. */
+enum { AT_HOME, BEING_FETCHED, AWAY };
+
+/* Wakes who waits. Who changes the state opens the gate afterwards; who waits looks at the state after having said
+ * that it parks. All of it is sequentially consistent, so one of the two always sees the other. */
 typedef struct gate {
     _Alignas(64) atomic_uint turn;
     atomic_uint parked;
@@ -63,6 +71,39 @@ typedef struct gate {
     pthread_cond_t cond;
 #endif
 } gate;
+
+typedef struct worker {
+    _Alignas(64) atomic_uint stage;
+    atomic_int where;
+    uint32_t run, epoch; /* its own count of runs and loops */
+    int index;
+    pr_team *team;
+    pthread_t thread;
+    clockid_t clock; /* CPU time of the thread */
+#ifdef __linux__
+    cpu_set_t home;
+#endif
+} worker;
+
+struct pr_team {
+    /* the loop */
+    _Alignas(64) atomic_uint_least64_t ticket; /* loop number << 32 | next chunk */
+    _Alignas(64) atomic_uint_least32_t done;   /* finished chunks of that loop */
+    gate loop_gate;                            /* a loop or a run is over */
+    /* the run */
+    _Alignas(64) atomic_uint run; /* its number */
+    atomic_int inside;            /* workers that have not returned from it */
+    gate run_gate;                /* a run has begun */
+    void (*fn)(void *ctx, int thread);
+    void *ctx;
+    bool stop;
+    /* constant */
+    int size, n_started, nice;
+    bool has_homes;
+    worker *workers; /* [size], 0 is the caller */
+};
+
+/* ---- the system: sleeping, and where threads run ---- */
 
 #ifdef __linux__
 
@@ -74,16 +115,104 @@ static bool gate_init(gate *g) {
 
 static void gate_destroy(gate *g) { (void)g; }
 
-/* Sleep unless the gate has been opened since turn was seen. */
-static void gate_sleep(gate *g, unsigned turn) { syscall(SYS_futex, &g->turn, FUTEX_WAIT_PRIVATE, turn, NULL, NULL, 0); }
+/* Sleep unless the gate has been opened since turn was read; at most ns, if not 0. */
+static void gate_sleep(gate *g, unsigned turn, long ns) {
+    struct timespec most = {.tv_nsec = ns};
+    syscall(SYS_futex, &g->turn, FUTEX_WAIT_PRIVATE, turn, ns ? &most : NULL, NULL, 0);
+}
 
-static void gate_open(gate *g) {
-    if (atomic_load(&g->parked) == 0) return;
+static void gate_wake(gate *g) {
     atomic_fetch_add(&g->turn, 1);
     syscall(SYS_futex, &g->turn, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
-#else
+static void go_home(worker *self) {
+    atomic_store(&self->where, AT_HOME);
+    sched_setaffinity(0, sizeof self->home, &self->home);
+}
+
+/* Move another thread to the processor this one runs on. */
+static void fetch(worker *other) {
+    int at_home = AT_HOME;
+    if (!atomic_compare_exchange_strong(&other->where, &at_home, BEING_FETCHED)) return;
+    cpu_set_t here;
+    CPU_ZERO(&here);
+    CPU_SET((size_t)sched_getcpu(), &here);
+    pthread_setaffinity_np(other->thread, sizeof here, &here);
+    atomic_store(&other->where, AWAY); /* only now: it must not go home before it has left */
+}
+
+static void set_nice(int nice) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice); }
+
+/* The strongest kinds of core that together have room for the team; all processors where there is one kind. */
+static void keep_strong_cores(hwloc_topology_t topology, int size) {
+    hwloc_bitmap_t strong = hwloc_bitmap_alloc(), kind = hwloc_bitmap_alloc();
+    int kinds = strong && kind ? hwloc_cpukinds_get_nr(topology, 0) : 0;
+    for (int i = kinds - 1; i >= 0 && hwloc_bitmap_weight(strong) < size; i--) {
+        int efficiency; /* kinds are ranked by it, the strongest last; -1: no ranking known */
+        if (hwloc_cpukinds_get_info(topology, (unsigned)i, kind, &efficiency, NULL, NULL, 0) != 0 || efficiency < 0) break;
+        hwloc_bitmap_or(strong, strong, kind);
+    }
+    if (kinds > 1 && hwloc_bitmap_weight(strong) >= size) hwloc_topology_restrict(topology, strong, 0);
+    hwloc_bitmap_free(strong);
+    hwloc_bitmap_free(kind);
+}
+
+/* Deal the processors out, whole cores first. False, and nobody is bound, when there are not enough. */
+static bool deal_homes(hwloc_topology_t topology, pr_team *team) {
+    hwloc_bitmap_t sets[THREADS_MAX], taken = hwloc_bitmap_alloc();
+    hwloc_obj_t root = hwloc_get_root_obj(topology);
+    bool apart = taken && hwloc_bitmap_weight(hwloc_topology_get_topology_cpuset(topology)) >= team->size;
+    if (apart && hwloc_distrib(topology, &root, 1, sets, (unsigned)team->size, INT_MAX, 0) == 0) {
+        for (int i = 0; i < team->size; i++) {
+            cpu_set_t *home = &team->workers[i].home;
+            if (hwloc_bitmap_intersects(taken, sets[i]) || hwloc_bitmap_last(sets[i]) >= CPU_SETSIZE) apart = false;
+            if (hwloc_cpuset_to_glibc_sched_affinity(topology, sets[i], home, sizeof *home) != 0) apart = false;
+            hwloc_bitmap_or(taken, taken, sets[i]);
+            hwloc_bitmap_free(sets[i]);
+        }
+    } else {
+        apart = false;
+    }
+    hwloc_bitmap_free(taken);
+    return apart;
+}
+
+/* Best effort: a team without homes works, only less well beside a busy neighbour. */
+static bool find_homes(pr_team *team) {
+    hwloc_topology_t topology;
+    if (hwloc_topology_init(&topology) != 0) return false;
+    hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
+    bool found = allowed && hwloc_topology_load(topology) == 0;
+    if (found && hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_THREAD) != 0) found = false;
+    if (found && hwloc_topology_restrict(topology, allowed, 0) != 0) found = false;
+    if (found) {
+        keep_strong_cores(topology, team->size);
+        found = deal_homes(topology, team);
+    }
+    hwloc_bitmap_free(allowed);
+    hwloc_topology_destroy(topology);
+    return found;
+}
+
+/* The caller is at home during a run, and elsewhere whatever it was before. */
+typedef struct caller_place {
+    bool moved;
+    cpu_set_t before;
+} caller_place;
+
+static void caller_enter(pr_team *team, caller_place *place) {
+    place->moved = team->has_homes && sched_getaffinity(0, sizeof place->before, &place->before) == 0;
+    if (place->moved) go_home(&team->workers[0]);
+}
+
+static void caller_leave(pr_team *team, const caller_place *place) {
+    if (!place->moved) return;
+    atomic_store(&team->workers[0].where, AT_HOME);
+    sched_setaffinity(0, sizeof place->before, &place->before);
+}
+
+#else /* plain POSIX: sleeping by condition variable, no homes */
 
 static bool gate_init(gate *g) {
     atomic_init(&g->turn, 0);
@@ -99,49 +228,44 @@ static void gate_destroy(gate *g) {
     pthread_mutex_destroy(&g->lock);
 }
 
-static void gate_sleep(gate *g, unsigned turn) {
+static void gate_sleep(gate *g, unsigned turn, long ns) {
+    (void)ns; /* only who can fetch has to wake up and look around */
     pthread_mutex_lock(&g->lock);
     while (atomic_load(&g->turn) == turn) pthread_cond_wait(&g->cond, &g->lock);
     pthread_mutex_unlock(&g->lock);
 }
 
-static void gate_open(gate *g) {
-    if (atomic_load(&g->parked) == 0) return;
+static void gate_wake(gate *g) {
     pthread_mutex_lock(&g->lock);
     atomic_fetch_add(&g->turn, 1);
     pthread_cond_broadcast(&g->cond);
     pthread_mutex_unlock(&g->lock);
 }
 
+static void go_home(worker *self) { (void)self; }
+static void fetch(worker *other) { (void)other; }
+static void set_nice(int nice) { (void)nice; }
+static bool find_homes(pr_team *team) { return (void)team, false; }
+
+typedef int caller_place;
+static void caller_enter(pr_team *team, caller_place *place) { *place = team->size; }
+static void caller_leave(pr_team *team, const caller_place *place) { (void)team, (void)place; }
+
 #endif
 
-/* ---- team ---- */
+/* ---- waiting ---- */
 
-typedef struct worker {
-    _Alignas(64) uint32_t epoch; /* loops this thread has left behind; its own */
-    int index;
-    pr_team *team;
-    pthread_t thread;
-} worker;
+typedef struct wait {
+    gate *gate;
+    uint64_t spin_ns;
+    bool (*over)(pr_team *team, uint32_t arg);
+    bool (*awaited)(const worker *other, uint32_t arg); /* is it this one that we wait for? NULL: nobody to hurry */
+    uint32_t arg;
+} wait;
 
-struct pr_team {
-    /* the loop */
-    _Alignas(64) atomic_uint_least64_t ticket; /* loop number << 32 | next chunk */
-    _Alignas(64) atomic_uint_least32_t done;   /* finished chunks of that loop */
-    gate loop_gate;                            /* a loop or a run is over */
-    /* the run */
-    _Alignas(64) atomic_uint run; /* number of the current run */
-    atomic_int inside;            /* workers that have not returned from it */
-    gate run_gate;                /* a run has begun */
-    void (*fn)(void *ctx, int thread);
-    void *ctx;
-    bool stop;
-    /* constant */
-    int size, n_started, nice;
-    hwloc_topology_t topology; /* NULL: no binding */
-    hwloc_bitmap_t cpus;
-    worker *workers; /* [size], 0 is the caller */
-};
+static void gate_open(gate *g) {
+    if (atomic_load(&g->parked) != 0) gate_wake(g);
+}
 
 static void spin_pause(void) {
     for (int i = 0; i < PAUSES_PER_LOOK; i++) {
@@ -153,24 +277,56 @@ static void spin_pause(void) {
     }
 }
 
-/* Wait until over(team, arg) holds: spin for spin_ns, then park at g. */
-static void wait_until(pr_team *team, gate *g, uint64_t spin_ns, bool (*over)(pr_team *team, uint32_t arg), uint32_t arg) {
+/* True as soon as the wait is over, false after ns. */
+static bool spin(pr_team *team, const wait *w, uint64_t ns) {
     uint64_t start = 0;
     do {
         for (int i = 0; i < LOOKS_PER_CLOCK; i++) {
-            if (over(team, arg)) return;
+            if (w->over(team, w->arg)) return true;
             spin_pause();
         }
         if (!start) start = pr_now_ns();
-    } while (pr_now_ns() - start < spin_ns);
-    for (;;) {
-        unsigned turn = atomic_load(&g->turn);
-        atomic_fetch_add(&g->parked, 1);
-        bool is_over = over(team, arg);
-        if (!is_over) gate_sleep(g, turn);
-        atomic_fetch_sub(&g->parked, 1);
-        if (is_over) return;
+    } while (pr_now_ns() - start < ns);
+    return false;
+}
+
+static uint64_t cpu_time_ns(clockid_t clock) {
+    struct timespec t;
+    if (clock_gettime(clock, &t) != 0) return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* Fetch those that we wait for and that do not run. True when the wait is over. */
+static bool watch(pr_team *team, int thread, const wait *w) {
+    for (int i = 0; i < team->size; i++) {
+        worker *other = &team->workers[i];
+        if (i == thread || !w->awaited(other, w->arg)) continue;
+        uint64_t before = cpu_time_ns(other->clock);
+        if (spin(team, w, SPIN_WATCH_NS)) return true;
+        if (cpu_time_ns(other->clock) == before && w->awaited(other, w->arg)) fetch(other);
     }
+    return w->over(team, w->arg);
+}
+
+static void wait_until(pr_team *team, int thread, const wait *w) {
+    if (spin(team, w, w->spin_ns)) return;
+    bool watching = team->has_homes && w->awaited;
+    for (bool over = false; !over;) {
+        if (watching && watch(team, thread, w)) return;
+        unsigned turn = atomic_load(&w->gate->turn);
+        atomic_fetch_add(&w->gate->parked, 1);
+        if (!w->over(team, w->arg)) gate_sleep(w->gate, turn, watching ? PARK_NS : 0);
+        atomic_fetch_sub(&w->gate->parked, 1);
+        over = w->over(team, w->arg);
+    }
+}
+
+static void set_stage(worker *self, unsigned stage) {
+    atomic_store_explicit(&self->stage, self->run << STAGE_BITS | stage, memory_order_relaxed);
+}
+
+static void end_absence(worker *self) {
+    if (atomic_load_explicit(&self->where, memory_order_relaxed) == AWAY) go_home(self);
 }
 
 /* ---- loops ---- */
@@ -178,6 +334,12 @@ static void wait_until(pr_team *team, gate *g, uint64_t spin_ns, bool (*over)(pr
 static uint32_t epoch_of(uint64_t ticket) { return (uint32_t)(ticket >> 32); }
 
 static bool loop_over(pr_team *team, uint32_t epoch) { return epoch_of(atomic_load(&team->ticket)) != epoch; }
+
+static bool has_chunk(const worker *other, uint32_t unused) {
+    (void)unused;
+    unsigned stage = atomic_load_explicit(&other->stage, memory_order_relaxed);
+    return (stage & ((1u << STAGE_BITS) - 1)) == STAGE_CLAIMING;
+}
 
 /* The next chunk of loop epoch, or false when there is none left for anybody. */
 static bool claim(pr_team *team, uint32_t epoch, uint32_t n_chunks, uint32_t *chunk) {
@@ -190,34 +352,44 @@ static bool claim(pr_team *team, uint32_t epoch, uint32_t n_chunks, uint32_t *ch
     return true;
 }
 
-void pr_team_for(pr_team *team, int thread, uint32_t n_chunks, void (*body)(void *ctx, uint32_t chunk, int thread), void *ctx) {
+void pr_team_for(pr_team *team, int thread, uint32_t n_chunks, void (*body)(void *ctx, uint32_t chunk, int thread),
+                 void *ctx) {
     if (team->size == 1) {
         for (uint32_t chunk = 0; chunk < n_chunks; chunk++) body(ctx, chunk, thread);
         return;
     }
     if (n_chunks == 0) return;
-    uint32_t epoch = team->workers[thread].epoch++;
+    worker *self = &team->workers[thread];
+    uint32_t epoch = self->epoch++;
     uint32_t mine = 0, chunk;
+    set_stage(self, STAGE_CLAIMING);
     while (claim(team, epoch, n_chunks, &chunk)) {
         body(ctx, chunk, thread);
         mine++;
     }
-    if (mine && atomic_fetch_add(&team->done, mine) + mine == n_chunks) {
+    set_stage(self, STAGE_WALKING);
+    bool last = mine && atomic_fetch_add(&team->done, mine) + mine == n_chunks;
+    if (last) {
         atomic_store_explicit(&team->done, 0, memory_order_relaxed); /* published by the ticket */
         atomic_store(&team->ticket, (uint64_t)(epoch + 1) << 32);
         gate_open(&team->loop_gate);
-        return;
     }
-    wait_until(team, &team->loop_gate, SPIN_LOOP_NS, loop_over, epoch);
+    if (mine) end_absence(self); /* else it is catching up, where it was fetched to */
+    if (last) return;
+    wait_until(team, thread, &(wait){&team->loop_gate, SPIN_LOOP_NS, loop_over, has_chunk, epoch});
 }
 
 /* ---- runs ---- */
 
-static bool run_begun(pr_team *team, uint32_t last) { return atomic_load(&team->run) != last; }
+static bool run_begun(pr_team *team, uint32_t run) { return atomic_load(&team->run) == run; }
 
 static bool run_over(pr_team *team, uint32_t unused) {
     (void)unused;
     return atomic_load(&team->inside) == 0;
+}
+
+static bool not_back(const worker *other, uint32_t run) {
+    return atomic_load_explicit(&other->stage, memory_order_relaxed) != (run << STAGE_BITS | STAGE_DONE);
 }
 
 void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx) {
@@ -225,64 +397,56 @@ void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx) {
         fn(ctx, 0);
         return;
     }
+    worker *self = &team->workers[0];
+    self->thread = pthread_self();
+    pthread_getcpuclockid(self->thread, &self->clock);
+    self->run++;
+    caller_place place;
+    caller_enter(team, &place);
     team->fn = fn;
     team->ctx = ctx;
     atomic_store(&team->inside, team->size - 1);
-    atomic_fetch_add(&team->run, 1);
+    atomic_store(&team->run, self->run);
     gate_open(&team->run_gate);
     fn(ctx, 0);
-    wait_until(team, &team->loop_gate, SPIN_RUN_NS, run_over, 0);
-}
-
-/* The workers are helpers of the calling thread: they run on the strong cores and, if asked, behind others. */
-static void settle(const pr_team *team) {
-    if (team->topology) hwloc_set_cpubind(team->topology, team->cpus, HWLOC_CPUBIND_THREAD);
-#ifdef __linux__
-    if (team->nice > 0) setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), team->nice);
-#endif
+    wait_until(team, 0, &(wait){&team->loop_gate, SPIN_LOOP_NS, run_over, not_back, self->run});
+    caller_leave(team, &place);
 }
 
 static void *worker_main(void *arg) {
     worker *self = arg;
     pr_team *team = self->team;
-    settle(team);
-    for (uint32_t seen = 0;; seen++) {
-        wait_until(team, &team->run_gate, SPIN_RUN_NS, run_begun, seen);
+    if (team->has_homes) go_home(self);
+    if (team->nice > 0) set_nice(team->nice);
+    for (;;) {
+        self->run++;
+        wait_until(team, self->index, &(wait){&team->run_gate, SPIN_RUN_NS, run_begun, NULL, self->run});
         if (team->stop) return NULL;
         team->fn(team->ctx, self->index);
+        set_stage(self, STAGE_DONE);
         if (atomic_fetch_sub(&team->inside, 1) == 1) gate_open(&team->loop_gate);
+        end_absence(self);
     }
 }
 
 /* ---- opening and closing ---- */
 
-/* Where cores differ: the strongest kinds that together hold every thread. Best effort, no failure. */
-static void choose_cpus(pr_team *team) {
-    hwloc_topology_t topology;
-    if (hwloc_topology_init(&topology) != 0) return;
-    int kinds = hwloc_topology_load(topology) == 0 ? hwloc_cpukinds_get_nr(topology, 0) : 0;
-    hwloc_bitmap_t chosen = hwloc_bitmap_alloc(), kind = hwloc_bitmap_alloc(), allowed = hwloc_bitmap_alloc();
-    bool useful = kinds > 1 && chosen && kind && allowed;
-    if (useful && hwloc_get_cpubind(topology, allowed, HWLOC_CPUBIND_THREAD) != 0) useful = false;
-    for (int i = kinds - 1; useful && i >= 0 && hwloc_bitmap_weight(chosen) < team->size; i--) {
-        int efficiency = -1; /* kinds are ranked, the strongest last; -1: the ranking is not known */
-        if (hwloc_cpukinds_get_info(topology, (unsigned)i, kind, &efficiency, NULL, NULL, 0) != 0) useful = false;
-        if (efficiency < 0) useful = false;
-        hwloc_bitmap_and(kind, kind, allowed);
-        hwloc_bitmap_or(chosen, chosen, kind);
-    }
-    hwloc_bitmap_free(kind);
-    hwloc_bitmap_free(allowed);
-    if (useful && hwloc_bitmap_weight(chosen) >= team->size) {
-        team->topology = topology;
-        team->cpus = chosen;
-        return;
-    }
-    hwloc_bitmap_free(chosen);
-    hwloc_topology_destroy(topology);
-}
-
 static size_t team_bytes(int size) { return sizeof(pr_team) + (size_t)size * sizeof(worker); }
+
+/* n_started counts those that pr_team_close() has to join. */
+static pr_status start_workers(pr_team *team, pr_err *err) {
+    for (; team->n_started < team->size; team->n_started++) {
+        worker *w = &team->workers[team->n_started];
+        w->index = team->n_started;
+        w->team = team;
+        int code = pthread_create(&w->thread, NULL, worker_main, w);
+        if (code != 0) {
+            return pr_fail(err, PR_ERR_IO, "threads: could start %d of %d: %s", team->n_started, team->size, strerror(code));
+        }
+        pthread_getcpuclockid(w->thread, &w->clock);
+    }
+    return PR_OK;
+}
 
 pr_status pr_team_open(int n_threads, int nice, pr_team **out, pr_err *err) {
     *out = NULL;
@@ -296,28 +460,23 @@ pr_status pr_team_open(int n_threads, int nice, pr_team **out, pr_err *err) {
     team->nice = nice;
     team->workers = (worker *)(team + 1);
     team->n_started = 1; /* the caller */
-    if (!gate_init(&team->run_gate)) goto fail_gates;
-    if (!gate_init(&team->loop_gate)) {
+    bool gates = gate_init(&team->run_gate);
+    if (gates && !gate_init(&team->loop_gate)) {
         gate_destroy(&team->run_gate);
-        goto fail_gates;
+        gates = false;
     }
-    if (n_threads > 1) choose_cpus(team);
-    for (; team->n_started < n_threads; team->n_started++) {
-        worker *w = &team->workers[team->n_started];
-        w->index = team->n_started;
-        w->team = team;
-        int code = pthread_create(&w->thread, NULL, worker_main, w);
-        if (code != 0) {
-            pr_fail(err, PR_ERR_IO, "threads: could start %d of %d: %s", team->n_started, n_threads, strerror(code));
-            pr_team_close(team);
-            return PR_ERR_IO;
-        }
+    if (!gates) {
+        pr_unmap(PR_TAG_MISC, team, bytes);
+        return pr_fail(err, PR_ERR_IO, "threads: cannot make a lock");
+    }
+    team->has_homes = n_threads > 1 && find_homes(team);
+    pr_status status = start_workers(team, err);
+    if (status != PR_OK) {
+        pr_team_close(team);
+        return status;
     }
     *out = team;
     return PR_OK;
-fail_gates:
-    pr_unmap(PR_TAG_MISC, team, bytes);
-    return pr_fail(err, PR_ERR_IO, "threads: cannot make a lock");
 }
 
 void pr_team_close(pr_team *team) {
@@ -328,10 +487,6 @@ void pr_team_close(pr_team *team) {
     for (int i = 1; i < team->n_started; i++) pthread_join(team->workers[i].thread, NULL);
     gate_destroy(&team->run_gate);
     gate_destroy(&team->loop_gate);
-    if (team->topology) {
-        hwloc_bitmap_free(team->cpus);
-        hwloc_topology_destroy(team->topology);
-    }
     pr_unmap(PR_TAG_MISC, team, team_bytes(team->size));
 }
 
