@@ -1,0 +1,95 @@
+/*
+ * Flags of loading.
+ *
+ * --cpumask scalar must mean "no ISA at all", while a mask of 0 means "every
+ * one" to the engine; a bit that belongs to no ISA says it without a special
+ * case anywhere else.
+ */
+#include "cmd/load.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/str.h"
+#include "cmd/models.h"
+#include "cmd/progress.h"
+#include "graph/passes.h"
+#include "kernels/kernels.h"
+
+enum { THREADS_MAX = 256 };
+
+static const uint32_t CPU_NONE = UINT32_C(1) << 31;
+
+static pr_status parse_kv(void *out, const char *value, pr_err *err) {
+    pr_kv_type *type = out;
+    if (!strcmp(value, "f16")) *type = PR_KV_F16;
+    else if (!strcmp(value, "q8")) *type = PR_KV_Q8;
+    else return pr_fail(err, PR_ERR_ARG, "\"%.100s\" is not f16 or q8", value);
+    return PR_OK;
+}
+
+/* "avx2,avx512", "scalar", or the bits as a number. */
+static pr_status parse_cpumask(void *out, const char *value, pr_err *err) {
+    uint32_t bits = 0;
+    if (pr_parse_u32(value, out)) return PR_OK;
+    for (const char *at = value; *at;) {
+        size_t len = strcspn(at, ",");
+        if (len == 6 && !memcmp(at, "scalar", len)) bits |= CPU_NONE;
+        else if (len == 4 && !memcmp(at, "avx2", len)) bits |= PR_CPU_AVX2;
+        else if (len == 6 && !memcmp(at, "avx512", len)) bits |= PR_CPU_AVX2 | PR_CPU_AVX512;
+        else return pr_fail(err, PR_ERR_ARG, "\"%.*s\" is not one of scalar, avx2, avx512 or a number", (int)len, at);
+        at += len + (at[len] == ',');
+    }
+    if (!bits) return pr_fail(err, PR_ERR_ARG, "the list is empty");
+    *(uint32_t *)out = bits;
+    return PR_OK;
+}
+
+static pr_status parse_no_pass(void *out, const char *value, pr_err *err) {
+    uint32_t bit;
+    if (!pr_pass_by_name(value, &bit)) {
+        return pr_fail(err, PR_ERR_ARG, "\"%.100s\" is no graph pass: %s", value, pr_pass_names());
+    }
+    *(uint32_t *)out |= bit;
+    return PR_OK;
+}
+
+pr_flag_group pr__load_flags(pr_load *load) {
+    pr_engine_opts *o = &load->opts;
+    *load = (pr_load){0};
+    const pr_flag flags[PR_LOAD_FLAGS] = {
+        {"threads", 't', PR_FLAG_U32, "N", "", &load->threads, NULL, NULL},
+        {"context", 0, PR_FLAG_U32, "N", "tokens", &o->context_max, NULL, NULL},
+        {"batch", 0, PR_FLAG_U32, "N", "rows a step", &o->batch_max, NULL, NULL},
+        {"kv", 0, PR_FLAG_CALL, "f16|q8", "", &o->kv_type, parse_kv, NULL},
+        {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
+        {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},
+        {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},
+    };
+    memcpy(load->flags, flags, sizeof flags);
+    return (pr_flag_group){"Loading", load->flags, PR_LOAD_FLAGS, true};
+}
+
+pr_status pr__load_check(pr_load *load, pr_err *err) {
+    if (load->threads > THREADS_MAX) return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, THREADS_MAX);
+    load->opts.n_threads = (int)load->threads;
+    return PR_OK;
+}
+
+pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_err *err) {
+    char *path = NULL;
+    pr_progress bar;
+    *out = NULL;
+    pr_status status = pr__load_check(load, err);
+    if (status == PR_OK) status = pr__models_resolve(model, &path, err);
+    if (status == PR_OK) {
+        pr_engine_opts opts = load->opts;
+        pr__progress_begin(&bar, "loading", false, 0);
+        opts.progress = pr__progress_fraction;
+        opts.progress_arg = &bar;
+        status = pr_engine_open(path, &opts, out, err);
+        pr__progress_end(&bar);
+    }
+    pr_free(path);
+    return status;
+}

@@ -1,0 +1,96 @@
+/*
+ * precis: the program.
+ *
+ * One table of subcommands; everything a command does is in its own file, and
+ * nothing here knows what a model is.
+ */
+#include <locale.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "cmd/commands.h"
+#include "cmd/term.h"
+
+typedef struct command {
+    const char *name;
+    const char *help;
+    int (*run)(int argc, const char **argv);
+} command;
+
+static const command commands[] = {
+    {"run", "ask a model something, or talk with it", pr__cmd_run},
+    {"pull", "fetch a model into the model folder", pr__cmd_pull},
+    {"list", "models in the folder", pr__cmd_list},
+    {"show", "what a model is, and whether it fits here", pr__cmd_show},
+    {"bench", "speed and memory, against what this machine can do", pr__cmd_bench},
+    {"eval", "perplexity of a text, and distance from a reference", pr__cmd_eval},
+    {"tokenize", "the tokens of a text", pr__cmd_tokenize},
+    {"doctor", "what this machine offers, and what stands in the way", pr__cmd_doctor},
+};
+
+enum { N_COMMANDS = sizeof commands / sizeof *commands };
+
+static const command *find(const char *name) {
+    for (size_t i = 0; i < N_COMMANDS; i++) {
+        if (!strcmp(commands[i].name, name)) return &commands[i];
+    }
+    return NULL;
+}
+
+static int usage_error(const char *what, const char *name) {
+    const char *names[N_COMMANDS];
+    pr_err err = {0};
+    for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
+    const char *near = pr__args_nearest(name, names, N_COMMANDS);
+    pr_fail(&err, PR_ERR_ARG, "unknown %s \"%.100s\" (%s%s%s)", what, name, near ? "did you mean " : "`precis --help` lists them",
+            near ? near : "", near ? "?" : "");
+    return pr__cmd_fail(&err);
+}
+
+static int print_help(void) {
+    printf("usage: precis COMMAND [ARGUMENTS]\nAn LLM server and toolkit that fits the machine it is on.\n\n");
+    for (size_t i = 0; i < N_COMMANDS; i++) printf("  %-10s%s\n", commands[i].name, commands[i].help);
+    printf("\n`precis COMMAND --help` says more; `man precis` says all.\n"
+           "To begin: precis pull smollm2 && precis run smollm2 \"Why is the sky blue?\"\n");
+    return PR_EXIT_OK;
+}
+
+bool pr__cmd_begin(const pr_usage *usage, int argc, const char **argv, pr_args *args, int *code) {
+    pr_err err = {0};
+    *code = PR_EXIT_OK;
+    if (pr__args_parse(usage, argc, argv, args, &err) != PR_OK) *code = pr__cmd_fail(&err);
+    else if (args->help) pr__args_help(usage);
+    else return true;
+    return false;
+}
+
+static int dispatch(int argc, const char **argv) {
+    if (argc < 2) {
+        print_help();
+        return PR_EXIT_USAGE;
+    }
+    const char *name = argv[1];
+    if (!strcmp(name, "--version") || !strcmp(name, "-V") || !strcmp(name, "version")) {
+        printf("precis " PRECIS_VERSION "\n");
+        return PR_EXIT_OK;
+    }
+    bool help = !strcmp(name, "help");
+    if (!strcmp(name, "--help") || !strcmp(name, "-h") || (help && argc < 3)) return print_help();
+    const char *wanted = help ? argv[2] : name;
+    const command *c = find(wanted);
+    if (!c) return usage_error(wanted[0] == '-' ? "flag" : "command", wanted);
+    if (help) return c->run(1, (const char *[]){"--help"});
+    return c->run(argc - 2, argv + 2);
+}
+
+/* Texts are UTF-8 whatever the locale says: line editing needs to be told where it is not set, as in most containers. */
+static void set_locale(void) {
+    setlocale(LC_CTYPE, "");
+    if (!pr__term_utf8()) setlocale(LC_CTYPE, "C.UTF-8");
+}
+
+int main(int argc, char **argv) {
+    set_locale();
+    pr__signals_install();
+    return pr__cmd_end(dispatch(argc, (const char **)argv));
+}
