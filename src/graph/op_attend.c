@@ -119,7 +119,7 @@ static void store_results(const pr_exec *e, const pr__instr *in, const pr__span 
 void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
     const pr__span *s = &e->spans[chunk / in->attr->n_kv_heads];
     uint32_t kv_head = chunk % in->attr->n_kv_heads;
-    frame f;
+    frame f = {0};
     frame_at(in->attr, pr__scratch(e, thread), &f);
     start_queries(e, in, s, kv_head, &f);
     uint32_t first = s->run->pos + s->first, last = first + s->n_rows - 1;

@@ -126,7 +126,7 @@ pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
     /* Only the page that is partly filled can be shared and about to be written. */
     uint32_t last = seq->n_tokens / PR_KV_TOKENS;
     if (n_new > 0 && last < n_old_pages && seq->pool->ref[seq->pages[last]] > 1) {
-        uint32_t copy;
+        uint32_t copy = 0;
         pr_status st = page_take(seq->pool, &copy, err);
         if (st) {
             seq_shrink(seq, n_old_pages);
