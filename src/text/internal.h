@@ -39,7 +39,7 @@ struct pr_vocab {
     pr__pair *pairs; /* open addressing (BPE and SPM_MERGES) */
     uint32_t pair_mask;
     int32_t *products; /* [n_merges] token that the merge of this rank makes */
-    uint32_t *keys;    /* [n] SPM: scores turned so that the best is smallest, PR__NO_KEY for tokens never merged into */
+    uint32_t *keys;    /* [n] SPM: scores turned so that the best is smallest; PR__NO_KEY: never merged into */
 
     int32_t byte_ids[256];     /* token of each byte: byte alphabet or <0xNN>; -1: none */
     uint8_t before_space[256]; /* SPM kinds: 1 when some token holds this byte right before U+2581 */

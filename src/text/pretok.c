@@ -2,8 +2,9 @@
  * Pre-tokenizer: runs the patterns, through PCRE2 with its JIT.
  *
  * PCRE2 is given valid UTF-8 only: the text is checked once, here, so its own
- * check is off, and bytes that are not UTF-8 never reach it. Every step works on the pieces of the step before it, depth
- * first, so a text is walked once and no list of pieces exists.
+ * check is off, and bytes that are not UTF-8 never reach it. Every step works
+ * on the pieces of the step before it, depth first, so a text is walked once
+ * and no list of pieces exists.
  *
  * What can go wrong while matching: the JIT runs out of its 32 KB stack, which
  * a pattern with nested repeats can make it do: then this one match is done
@@ -33,7 +34,7 @@
 
 typedef struct compiled_step {
     pcre2_code *code;
-    bool thousands;
+    pr__cut cut;
 } compiled_step;
 
 struct pr_pretok {
@@ -65,7 +66,8 @@ static bool is_script(const char *name, size_t len) {
     return false;
 }
 
-#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+/* What \w holds there: with the fractions and superscripts of Latin-1, but no others. */
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}\\xB2\\xB3\\xB9\\xBC-\\xBE"
 
 /* The escape at p (which points at the backslash) of a pattern; returns its length, 0 if it has no equal. */
 static size_t translate_escape(const char *p, bool in_class, pr_str *out) {
@@ -203,7 +205,7 @@ static pr_status compile(const pr_pretok *p, const char *pattern, pcre2_code **o
 
 pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok **out, pr_err *err) {
     *out = NULL;
-    if (n_steps > STEPS_MAX) return pr_fail(err, PR_ERR_LIMIT, "pre-tokenizer: %zu patterns, over %d", n_steps, STEPS_MAX);
+    if (n_steps > STEPS_MAX) return pr_fail(err, PR_ERR_LIMIT, "pre-tokenizer: over %d patterns", STEPS_MAX);
     size_t bytes = sizeof(pr_pretok) + n_steps * sizeof(compiled_step);
     pr_pretok *p = pr_calloc(PR_TAG_VOCAB, 1, bytes);
     if (!p) return pr_fail_nomem(err, "a pre-tokenizer", bytes);
@@ -212,7 +214,7 @@ pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok 
     p->general = pcre2_general_context_create(pcre_malloc, pcre_free, NULL);
     if (!p->general) status = pr_fail_nomem(err, "a pre-tokenizer", bytes);
     for (size_t i = 0; i < n_steps && !status; i++) {
-        p->steps[i].thousands = steps[i].thousands;
+        p->steps[i].cut = steps[i].cut;
         status = compile(p, steps[i].pattern, &p->steps[i].code, err);
     }
     if (status) pr__pretok_free(p);
@@ -277,40 +279,56 @@ static pr_status find(pr_pretok_run *run, const pcre2_code *code, const char *te
 
 static pr_status split(pr_pretok_run *run, size_t step, const char *text, size_t len);
 
-/* Cut a run of digits in threes from the right: 1234567 is 1 234 567. */
-static pr_status split_thousands(pr_pretok_run *run, size_t step, const char *text, size_t len) {
-    size_t n = 0;
-    for (size_t i = 0; i < len; i += pr_utf8_len((unsigned char)text[i])) n++;
-    for (size_t at = 0; at < len;) {
-        size_t group = n % 3 ? n % 3 : 3, end = at;
-        for (size_t k = 0; k < group; k++) end += pr_utf8_len((unsigned char)text[end]);
-        pr_status status = split(run, step + 1, text + at, end - at);
-        if (status) return status;
-        n -= group;
-        at = end;
+/* Hand text[*done..to) on to the steps after `step`. */
+static pr_status hand_on(pr_pretok_run *run, size_t step, const char *text, size_t *done, size_t to) {
+    pr_status status = split(run, step + 1, text + *done, to - *done);
+    *done = to;
+    return status;
+}
+
+/* Cut in the digits text[from..to) wherever three, or six, or nine, ... of them are left. */
+static pr_status cut_before_threes(pr_pretok_run *run, size_t step, const char *text, size_t from, size_t to,
+                                   size_t *done) {
+    size_t left = 0;
+    for (size_t i = from; i < to; i += pr_utf8_len((unsigned char)text[i])) left++;
+    pr_status status = PR_OK;
+    for (size_t i = from; i < to && !status; i += pr_utf8_len((unsigned char)text[i]), left--)
+        if (left % 3 == 0) status = hand_on(run, step, text, done, i);
+    return status;
+}
+
+static pr_status cut(pr_pretok_run *run, size_t step, const char *text, size_t from, size_t to, size_t *done) {
+    pr_status status = PR_OK;
+    switch (run->p->steps[step].cut) {
+    case PR__BEFORE_THREES: return cut_before_threes(run, step, text, from, to, done);
+    case PR__THREES:
+        if ((status = hand_on(run, step, text, done, from))) return status;
+        if ((status = cut_before_threes(run, step, text, from, to, done))) return status;
+        return hand_on(run, step, text, done, to);
+    case PR__MATCH:
+        if ((status = hand_on(run, step, text, done, from))) return status;
+        return hand_on(run, step, text, done, to);
     }
-    return PR_OK;
+    return status;
 }
 
 /* Cut a piece by step `step` and those after it. Recursion is as deep as there are steps. */
 static pr_status split(pr_pretok_run *run, size_t step, const char *text, size_t len) {
     if (len == 0) return PR_OK;
     if (step == run->p->n) return run->fn(run->arg, text, len, run->err);
-    const compiled_step *s = &run->p->steps[step];
+    const pcre2_code *code = run->p->steps[step].code;
     size_t done = 0; /* everything before it has been handed on */
     pr_status status = PR_OK;
     for (size_t pos = 0; pos < len && !status;) {
         bool found;
         size_t from, to;
-        if ((status = find(run, s->code, text, len, pos, &found, &from, &to))) return status;
+        if ((status = find(run, code, text, len, pos, &found, &from, &to))) return status;
         if (!found) break;
-        if ((status = split(run, step + 1, text + done, from - done))) return status;
-        if (s->thousands) status = split_thousands(run, step, text + from, to - from);
-        else status = split(run, step + 1, text + from, to - from);
-        done = pos = to;
+        status = cut(run, step, text, from, to, &done);
+        pos = to;
         if (from == to && to < len) pos += pr_utf8_len((unsigned char)text[to]); /* an empty match cuts, and moves on */
     }
-    return status ? status : split(run, step + 1, text + done, len - done);
+    return status ? status : hand_on(run, step, text, &done, len);
 }
 
 /* Length of the valid UTF-8 that text[0..len) begins with. */

@@ -19,12 +19,19 @@
 
 #include "base/status.h"
 
-/* What one name of tokenizer.ggml.pre means. */
+/* What a step does where its pattern matches. */
+typedef enum pr__cut {
+    PR__MATCH,        /* the match is a piece */
+    PR__THREES,       /* the match is digits: pieces of three, counted from the right */
+    PR__BEFORE_THREES /* cut only before each three: the digits left over stay with what precedes them */
+} pr__cut;
+
 typedef struct pr__pre_step {
     const char *pattern;
-    bool thousands; /* matches are digits: cut them in threes from the right */
+    pr__cut cut;
 } pr__pre_step;
 
+/* What one name of tokenizer.ggml.pre means. */
 typedef struct pr__pre_entry {
     const char *name;
     const pr__pre_step *steps; /* ends with a NULL pattern */

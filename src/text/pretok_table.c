@@ -7,7 +7,7 @@
  * classes are the originals), with these liberties, none of which changes a
  * cut: \p{N} for the Digits step, GPT-2's pattern for ByteLevel's own,
  * look-behinds and possessive repeats where the plain form would take quadratic
- * time on a hostile text, and `thousands` for look-aheads that count digits.
+ * time on a hostile text, and PR__THREES for look-aheads that count digits.
  * Non-ASCII characters are written as \x{...}.
  */
 #include <string.h>
@@ -26,14 +26,18 @@ static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\
 static const char cl100k[] = CONTRACTION "|" WORD "|\\p{N}{1,3}|" OTHER "|" SPACES;
 static const char cl100k_digit[] = CONTRACTION "|" WORD "|\\p{N}|" OTHER "|" SPACES;
 static const char cl100k_digits[] = CONTRACTION "|" WORD "|\\p{N}+|" OTHER "|" SPACES;
-static const char cl100k_marks[] = CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES;
-static const char bailing[] = "'(?i:[sdmt]|ll|ve|re)|" WORD "|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
+static const char cl100k_marks[] = CONTRACTION
+    "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES;
+static const char bailing[] = "'(?i:[sdmt]|ll|ve|re)|" WORD
+    "|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
 static const char seed[] = CONTRACTION "|" WORD "|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" SPACES;
 /* Published as (?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+, which is the same set of texts. */
 static const char exaone_moe[] = CONTRACTION
-    "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}(?: ?\\p{L}|\\p{M})*+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
+    "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}(?: ?\\p{L}|\\p{M})*+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?"
+    "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
 static const char jais2[] = CONTRACTION "|" WORD "|\\p{N}{1,3}|" OTHER
-    "|(?<![^\\S\\r\\n])\\s*[\\r\\n]+|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)"
+    "|(?<![^\\S\\r\\n])\\s*[\\r\\n]+"
+    "|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)"
     "|\\s{8}(?!\\S)|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}";
 
 /* Words that break where lower case is followed by upper case. */
@@ -94,46 +98,62 @@ static const char afmoe_scripts[] = "[\\x{4E00}-\\x{9FFF}\\x{3400}-\\x{4DBF}\\x{
 
 /* ---- pre-tokenizers ---- */
 
+static const pr__pre_step gpt2_steps[] = {{gpt2, PR__MATCH}, {0}};
+static const pr__pre_step digit_gpt2_steps[] = {{"\\p{N}", PR__MATCH}, {gpt2, PR__MATCH}, {0}};
 static const pr__pre_step default_steps[] = {
-    {"[\\p{P}$+<=>^~|]+", false}, {gpt2, false}, {"\\p{N}+", false}, {"[0-9][0-9][0-9]", false}, {NULL, false}};
+    {"[\\p{P}$+<=>^~|]+", PR__MATCH}, {gpt2, PR__MATCH}, {"\\p{N}+", PR__MATCH}, {"[0-9][0-9][0-9]", PR__MATCH}, {0},
+};
 static const pr__pre_step falcon_steps[] = {
-    {"[\\p{P}$+<=>^~|`]+", false}, {gpt2, false}, {"[0-9][0-9][0-9]", false}, {NULL, false}};
-static const pr__pre_step gpt2_steps[] = {{gpt2, false}, {NULL, false}};
-static const pr__pre_step digit_gpt2_steps[] = {{"\\p{N}", false}, {gpt2, false}, {NULL, false}};
-static const pr__pre_step cl100k_steps[] = {{cl100k, false}, {NULL, false}};
-static const pr__pre_step cl100k_digit_steps[] = {{cl100k_digit, false}, {NULL, false}};
-static const pr__pre_step cl100k_marks_steps[] = {{cl100k_marks, false}, {NULL, false}};
-static const pr__pre_step lines_cl100k_steps[] = {{"[^\\n]+|[\\n]+", false}, {cl100k_digit, false}, {NULL, false}};
-static const pr__pre_step minicpm_steps[] = {{"\\p{N}{1,3}", false}, {cl100k_digits, false}, {NULL, false}};
-static const pr__pre_step jais2_steps[] = {{jais2, false}, {NULL, false}};
-static const pr__pre_step bailing_steps[] = {{bailing, false}, {NULL, false}};
-static const pr__pre_step seed_steps[] = {{seed, false}, {NULL, false}};
-static const pr__pre_step exaone_moe_steps[] = {{exaone_moe, false}, {NULL, false}};
-static const pr__pre_step tekken_steps[] = {{tekken, false}, {NULL, false}};
-static const pr__pre_step o200k_steps[] = {{o200k, false}, {NULL, false}};
-static const pr__pre_step kimi_steps[] = {{kimi, false}, {NULL, false}};
-/* Published as \d{1,3}(?=(?:\d{3})*\b): threes from the right, unless a letter follows. */
-static const pr__pre_step tiny_aya_steps[] = {{"(?<!\\d)\\d++(?!\\w)", true}, {o200k, false}, {NULL, false}};
-static const pr__pre_step youtu_steps[] = {{youtu_scripts, false}, {o200k_digit, false}, {NULL, false}};
-static const pr__pre_step deepseek_llm_steps[] = {
-    {"[\\r\\n]", false}, {deepseek_letters, false}, {deepseek_marks, false}, {"(?<!\\s)\\s++$", false},
-    {cjk_hangul, false}, {"\\p{N}", false}, {NULL, false}};
-static const pr__pre_step deepseek_coder_steps[] = {
-    {"[\\r\\n]", false}, {"\\s?\\p{L}+", false}, {"\\s?\\p{P}+", false}, {cjk_hangul, false}, {"\\p{N}", false},
-    {NULL, false}};
-static const pr__pre_step deepseek_v3_steps[] = {
-    {"\\p{N}{1,3}", false}, {cjk_kana, false}, {deepseek_v3, false}, {NULL, false}};
-static const pr__pre_step spark_steps[] = {
-    {"\\p{N}{1,3}", false}, {cjk_kana, false}, {spark, false}, {"\\p{N}", false}, {NULL, false}};
-static const pr__pre_step afmoe_steps[] = {
-    {"\\p{N}+", true}, {afmoe_scripts, false}, {deepseek_v3, false}, {NULL, false}};
-static const pr__pre_step bloom_steps[] = {{bloom, false}, {NULL, false}};
-static const pr__pre_step viking_steps[] = {{bloom, false}, {"\\p{N}", false}, {NULL, false}};
-/* Published as (?=(\d{3})+(?!\d)) after \p{N}+. */
-static const pr__pre_step superbpe_steps[] = {{"\\p{N}+", false}, {"\\d+", true}, {NULL, false}};
+    {"[\\p{P}$+<=>^~|`]+", PR__MATCH}, {gpt2, PR__MATCH}, {"[0-9][0-9][0-9]", PR__MATCH}, {0},
+};
 static const pr__pre_step chameleon_steps[] = {
-    {"<sentinel:[0-9]+>", false}, {"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", false}, {"([\\t\\n]|    |  )", false},
-    {"\\p{N}", false}, {"[\\p{P}!-/:-@\\[-`{-~]", false}, {gpt2, false}, {NULL, false}};
+    {"<sentinel:[0-9]+>", PR__MATCH}, {"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", PR__MATCH},
+    {"([\\t\\n]|    |  )", PR__MATCH}, {"\\p{N}", PR__MATCH},
+    {"[\\p{P}!-/:-@\\[-`{-~]", PR__MATCH}, {gpt2, PR__MATCH},
+    {0},
+};
+
+static const pr__pre_step cl100k_steps[] = {{cl100k, PR__MATCH}, {0}};
+static const pr__pre_step cl100k_digit_steps[] = {{cl100k_digit, PR__MATCH}, {0}};
+static const pr__pre_step cl100k_marks_steps[] = {{cl100k_marks, PR__MATCH}, {0}};
+static const pr__pre_step lines_cl100k_steps[] = {
+    {"[^\\n]+|[\\n]+", PR__MATCH}, {cl100k_digit, PR__MATCH}, {0},
+};
+static const pr__pre_step minicpm_steps[] = {{"\\p{N}{1,3}", PR__MATCH}, {cl100k_digits, PR__MATCH}, {0}};
+static const pr__pre_step jais2_steps[] = {{jais2, PR__MATCH}, {0}};
+static const pr__pre_step bailing_steps[] = {{bailing, PR__MATCH}, {0}};
+static const pr__pre_step seed_steps[] = {{seed, PR__MATCH}, {0}};
+static const pr__pre_step exaone_moe_steps[] = {{exaone_moe, PR__MATCH}, {0}};
+
+static const pr__pre_step tekken_steps[] = {{tekken, PR__MATCH}, {0}};
+static const pr__pre_step o200k_steps[] = {{o200k, PR__MATCH}, {0}};
+static const pr__pre_step kimi_steps[] = {{kimi, PR__MATCH}, {0}};
+static const pr__pre_step youtu_steps[] = {{youtu_scripts, PR__MATCH}, {o200k_digit, PR__MATCH}, {0}};
+/* Published as \d{1,3}(?=(?:\d{3})*\b): threes from the right, unless a letter follows. */
+static const pr__pre_step tiny_aya_steps[] = {{"(?<!\\d)\\d++(?!\\w)", PR__THREES}, {o200k, PR__MATCH}, {0}};
+
+static const pr__pre_step deepseek_llm_steps[] = {
+    {"[\\r\\n]", PR__MATCH}, {deepseek_letters, PR__MATCH}, {deepseek_marks, PR__MATCH}, {"(?<!\\s)\\s++$", PR__MATCH},
+    {cjk_hangul, PR__MATCH}, {"\\p{N}", PR__MATCH}, {0},
+};
+static const pr__pre_step deepseek_coder_steps[] = {
+    {"[\\r\\n]", PR__MATCH}, {"\\s?\\p{L}+", PR__MATCH}, {"\\s?\\p{P}+", PR__MATCH}, {cjk_hangul, PR__MATCH},
+    {"\\p{N}", PR__MATCH}, {0},
+};
+static const pr__pre_step deepseek_v3_steps[] = {
+    {"\\p{N}{1,3}", PR__MATCH}, {cjk_kana, PR__MATCH}, {deepseek_v3, PR__MATCH}, {0},
+};
+static const pr__pre_step spark_steps[] = {
+    {"\\p{N}{1,3}", PR__MATCH}, {cjk_kana, PR__MATCH}, {spark, PR__MATCH}, {"\\p{N}", PR__MATCH}, {0},
+};
+static const pr__pre_step afmoe_steps[] = {
+    {"\\d+", PR__THREES}, {afmoe_scripts, PR__MATCH}, {deepseek_v3, PR__MATCH}, {0},
+};
+
+static const pr__pre_step bloom_steps[] = {{bloom, PR__MATCH}, {0}};
+static const pr__pre_step viking_steps[] = {{bloom, PR__MATCH}, {"\\p{N}", PR__MATCH}, {0}};
+/* The second is published as (?=(\d{3})+(?!\d)). */
+static const pr__pre_step superbpe_steps[] = {{"\\p{N}+", PR__MATCH}, {"\\d+", PR__BEFORE_THREES}, {0}};
 
 /* ---- names ---- */
 

@@ -89,7 +89,7 @@ static pr_status index_texts(pr_vocab *v, pr_err *err) {
 
 /* Room for n strings of `bytes` in all. */
 static pr_status strings_open(pr_arena *arena, pr__strings *s, size_t n, size_t bytes, pr_err *err) {
-    if (bytes > UINT32_MAX) return pr_fail(err, PR_ERR_LIMIT, "vocabulary: %zu bytes of token text are too many", bytes);
+    if (bytes > UINT32_MAX) return pr_fail(err, PR_ERR_LIMIT, "vocabulary: %zu bytes of token text", bytes);
     s->data = pr_arena_alloc(arena, bytes);
     s->at = pr_arena_array(arena, n + 1, sizeof *s->at);
     return s->data && s->at ? PR_OK : pr_fail_nomem(err, "token texts", bytes);
@@ -257,7 +257,7 @@ static pr_status index_merges(pr_vocab *v, const pr_vocab_spec *spec, pr_err *er
         }
         pr__pair pair;
         if (!resolve_merge(v, merge, space, joined, &pair, &v->products[rank])) continue;
-        if (pr__vocab_rank(v, (int32_t)pair.left, (int32_t)pair.right) != PR__NO_KEY) continue; /* the first one counts */
+        if (pr__vocab_rank(v, (int32_t)pair.left, (int32_t)pair.right) != PR__NO_KEY) continue; /* the first counts */
         uint32_t slot = hash_pair(pair.left, pair.right) & v->pair_mask;
         while (v->pairs[slot].rank != PR__NO_KEY) slot = (slot + 1) & v->pair_mask;
         pair.rank = rank;

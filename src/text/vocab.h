@@ -17,7 +17,7 @@
 typedef enum pr_vocab_kind {
     PR_VOCAB_BPE, /* byte-level BPE: merges, GPT-2 byte alphabet */
     PR_VOCAB_SPM, /* SentencePiece BPE: scores, U+2581 for space */
-    PR_VOCAB_SPM_MERGES /* SentencePiece-style pieces with byte fallback, but ranked by merges (tokenizer.json "BPE" with byte_fallback) */
+    PR_VOCAB_SPM_MERGES /* pieces like SentencePiece's, but ranked by merges (tokenizer.json "BPE" with byte_fallback) */
 } pr_vocab_kind;
 
 /* Token attributes, a bit each; the top bit is not for callers. */
@@ -80,8 +80,8 @@ int32_t pr_vocab_find(const pr_vocab *vocab, const char *token, size_t len); /* 
 const char *pr_vocab_token(const pr_vocab *vocab, int32_t id, size_t *len);  /* as stored */
 
 /* text[len] -> ids; see pr_engine_tokenize() for flags (PR_TOKENIZE_*), max and *n. Special tokens: the longest match
- * wins, from left to right; user-defined ones are matched with or without PR_TOKENIZE_SPECIAL. PR_TOKENIZE_BOS also adds
- * eos at the end where the model wants that. Bytes that are not UTF-8 are cut out one by one and become their byte
+ * wins, from left to right; user-defined ones are matched with or without PR_TOKENIZE_SPECIAL. PR_TOKENIZE_BOS also
+ * adds eos at the end where the model wants that. Bytes that are not UTF-8 are cut out one by one and become their byte
  * tokens. PR_ERR_UNSUPPORTED for text that the vocabulary has no tokens for, PR_ERR_LIMIT over 1 GiB. Takes time
  * n log n and memory in proportion to the longest word, for any text. */
 pr_status pr_tokenize(const pr_vocab *vocab, const char *text, size_t len, unsigned flags, int32_t *ids, size_t max,

@@ -123,7 +123,8 @@ static pr_status parse(vocab_gguf *v, const char *path, pr_err *err) {
     uint64_t magic = number(&r, 4), version = number(&r, 4);
     number(&r, 8);
     uint64_t n_keys = number(&r, 8);
-    if (r.bad || magic != 0x46554747 || version < 2 || version > 3) return pr_fail(err, PR_ERR_FORMAT, "%s: no GGUF", path);
+    if (r.bad || magic != 0x46554747 || version < 2 || version > 3)
+        return pr_fail(err, PR_ERR_FORMAT, "%s: no GGUF", path);
     v->spec = (pr_vocab_spec){.bos = -1, .eos = -1, .unk = -1, .pad = -1, .eot = -1};
     v->spec.add_space_prefix = v->spec.escape_whitespaces = true;
     pr_text_ref model = {"", 0};

@@ -16,6 +16,7 @@
 #include "base/mem.h"
 #include "base/os.h"
 #include "base/str.h"
+#include "text/pretok.h"
 
 static const char separator[] = "\n__ggml_vocab_test__\n";
 
@@ -62,7 +63,8 @@ static void check_case(const pr_vocab *v, const char *text, size_t len, const ch
     format_ids(&got, ids, n);
     pr_str_puts(&got, "");
     if (got.len != expected_len || (got.len && memcmp(got.data, expected, got.len) != 0))
-        fail_msg("text \"%.*s\"\n  got %s\n want %.*s", (int)len, text, got.data ? got.data : "", (int)expected_len, expected);
+        fail_msg("text \"%.*s\"\n  got %s\n want %.*s", (int)len, text, got.data ? got.data : "", (int)expected_len,
+                 expected);
     pr_str_free(&got);
     check_detok(v, ids, n, text, len);
 }
@@ -123,10 +125,67 @@ static void test_phi3(void **state) {
     conform("phi-3");
 }
 
+/* ---- llama-bpe: vectors without a vocabulary ---- */
+
+typedef struct words {
+    pr_text_ref word[2048];
+    size_t n;
+} words;
+
+static pr_status add_word(void *arg, const char *piece, size_t len, pr_err *err) {
+    (void)err;
+    words *w = arg;
+    w->word[w->n++] = (pr_text_ref){piece, len};
+    return PR_OK;
+}
+
+static bool same(pr_text_ref a, pr_text_ref b) { return a.len == b.len && memcmp(a.data, b.data, a.len) == 0; }
+
+/* A word never takes less than one token; where a text has as many tokens as words, each word is one token, and the
+ * same token in every text. */
+static void test_llama_bpe_words(void **state) {
+    (void)state;
+    char *texts = slurp("llama-bpe", "inp"), *lines = slurp("llama-bpe", "out");
+    if (!texts || !lines) {
+        print_message("SKIPPED no test data vocab/llama-bpe\n");
+        skip();
+    }
+    const pr__pre_entry *entry = pr__pre_find("llama-bpe");
+    pr_pretok *p;
+    pr_pretok_run *run;
+    assert_int_equal(pr__pretok_build(entry->steps, 1, &p, NULL), PR_OK);
+    assert_int_equal(pr__pretok_run_open(p, &run, NULL), PR_OK);
+    static pr_text_ref known[130000];
+    size_t n_whole = 0;
+    for (char *text = texts, *line = lines; *text;) {
+        static words w;
+        char *end = strstr(text, separator), *line_end = strchr(line, '\n');
+        *line_end = '\0';
+        w.n = 0;
+        assert_int_equal(pr__pretok_split(run, text, (size_t)(end - text), add_word, &w, NULL), PR_OK);
+        long ids[2048];
+        size_t n_ids = 0;
+        for (char *at = line, *next; ids[n_ids] = strtol(at, &next, 10), next != at; at = next) n_ids++;
+        assert_true(n_ids >= w.n);
+        for (size_t i = 0; n_ids == w.n && i < w.n; i++) {
+            pr_text_ref *k = &known[ids[i]];
+            if (!k->data) *k = w.word[i], n_whole++;
+            assert_true(same(*k, w.word[i]));
+        }
+        text = end + sizeof separator - 1;
+        line = line_end + 1;
+    }
+    assert_true(n_whole > 20);
+    pr__pretok_run_close(run);
+    pr__pretok_free(p);
+    pr_free(texts);
+    pr_free(lines);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gpt2),      cmocka_unit_test(test_falcon), cmocka_unit_test(test_starcoder),
-        cmocka_unit_test(test_llama_spm), cmocka_unit_test(test_phi3),
+        cmocka_unit_test(test_llama_spm), cmocka_unit_test(test_phi3),   cmocka_unit_test(test_llama_bpe_words),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
