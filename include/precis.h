@@ -68,6 +68,7 @@ typedef enum pr_kv_type {
 /* Zero-initialize for defaults. */
 typedef struct pr_engine_opts {
     int n_threads;          /* 0: what affinity and the CPU quota allow */
+    int nice;               /* added to the niceness of compute threads; a server gives way to whoever answers people */
     uint32_t context_max;   /* tokens one session may hold; 0: the model's own, at most 8192 */
     uint32_t batch_max;     /* tokens in one step; 0: 512 */
     uint32_t logits_max;    /* rows of logits in one step; 0: 32 */

@@ -23,6 +23,7 @@ static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr
     uint32_t trained = b->desc.context_train;
     if (o->n_threads < 0 || o->n_threads > 1024)
         return pr_fail(err, PR_ERR_ARG, "threads must be between 1 and 1024, not %d", o->n_threads);
+    if (o->nice < 0 || o->nice > 19) return pr_fail(err, PR_ERR_ARG, "nice must be between 0 and 19, not %d", o->nice);
     if (o->context_max > trained)
         return pr_fail(err, PR_ERR_LIMIT, "a context of %u is more than the %u tokens this model was made for",
                        o->context_max, trained);

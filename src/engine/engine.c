@@ -9,9 +9,6 @@
 #include "engine/engine_impl.h"
 #include "engine/vocab_load.h"
 
-/* Compute threads give way to whoever answers people. */
-enum { COMPUTE_NICE = 10 };
-
 static pr_status open_text(pr_engine *e, pr_err *err) {
     char *jinja = NULL;
     pr_status st = pr__vocab_load(e->blue.file, &e->vocab, &jinja, err);
@@ -39,7 +36,7 @@ pr_status pr_engine_open(const char *path, const pr_engine_opts *opts, pr_engine
     pr_status st = pr__blueprint_init(b, path, opts, err);
     if (!st) st = open_text(e, err);
     if (!st) st = open_buffers(e, err);
-    if (!st) st = pr_team_open(b->opts.n_threads, COMPUTE_NICE, &e->team, err);
+    if (!st) st = pr_team_open(b->opts.n_threads, b->opts.nice, &e->team, err);
     if (!st)
         st = pr_weights_load(&b->weights, &b->graph, b->file, e->team, b->opts.progress, b->opts.progress_arg, err);
     if (!st) st = pr_exec_open(&b->graph, &b->plan, &b->weights, &b->exec, &e->exec, err);
