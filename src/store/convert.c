@@ -9,7 +9,7 @@
  * scratch, and conversion needs no memory beyond it however large the tensor is.
  *
  * Q4_K and IQ4_XS take the second way although it rounds the scale of each
- * sub-block to a half (2^-12 relative): rounding the decoded numbers to Q8 would
+ * sub-block to a half (2^-11 relative): rounding the decoded numbers to Q8 would
  * cost more bytes and lose more.
  */
 #include "store/convert.h"

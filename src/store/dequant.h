@@ -29,7 +29,7 @@ void pr__dequant_iq4_xs(const uint8_t *src, uint64_t n, float *out);
  * from src to dst (whole blocks of the target, 32 numbers each).
  *   Q5_0, IQ4_NL -> Q8_0   the same values
  *   IQ4_XS -> Q8_0, Q4_K -> Q4_1   the same codes; the product of block and
- *                          sub-block scale is rounded to a half, 2^-12 relative at most
+ *                          sub-block scale is rounded to a half, 2^-11 relative at most
  */
 void pr__repack_q5_0(const uint8_t *src, uint64_t n, uint8_t *dst);
 void pr__repack_iq4_nl(const uint8_t *src, uint64_t n, uint8_t *dst);

@@ -105,7 +105,10 @@ static pr_status get_strings(reader *r, pr_meta *m, pr_err *err) {
         index[i] = (uint32_t)(r->pos - start); /* the header is under HEADER_MAX */
         status = get_u64(r, &len, m->key, err);
         if (status == PR_OK) status = need(r, len, m->key, err);
-        if (status != PR_OK) return pr_err_context(err, "element %" PRIu64, i);
+        if (status != PR_OK) {
+            pr_err_context(err, "element %" PRIu64, i);
+            return status;
+        }
         r->pos += (size_t)len;
     }
     m->index = index;

@@ -254,7 +254,8 @@ pr_status pr_model_file_open(const char *path, pr_model_file **out, pr_err *err)
     return PR_OK;
 fail:
     pr_model_file_close(file);
-    return pr_err_context(err, "%s", path);
+    pr_err_context(err, "%s", path);
+    return status;
 }
 
 void pr_model_file_close(pr_model_file *file) {
@@ -300,8 +301,8 @@ pr_status pr_model_file_read(const pr_model_file *file, const pr_tensor_info *t,
         return pr_fail(err, PR_ERR_ARG, "tensor '%s': read past its %" PRIu64 " bytes", t->name, t->bytes);
     }
     pr_status status = pr_file_read(&file->files[t->shard], t->offset + from, out, len, err);
-    if (status != PR_OK) return pr_err_context(err, "%s: tensor '%s'", file->file_names[t->shard], t->name);
-    return PR_OK;
+    if (status != PR_OK) pr_err_context(err, "%s: tensor '%s'", file->file_names[t->shard], t->name);
+    return status;
 }
 
 void pr_model_file_done(const pr_model_file *file, const pr_tensor_info *t) {

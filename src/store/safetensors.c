@@ -268,7 +268,8 @@ static pr_status read_file(pr_model_file *file, uint32_t shard, pr_err *err) {
 done:
     pr_free(text);
     json_decref(root);
-    return status == PR_OK ? PR_OK : pr_err_context(err, "%s", file->file_names[shard]);
+    if (status != PR_OK) pr_err_context(err, "%s", file->file_names[shard]);
+    return status;
 }
 
 /* ---- which files ---- */
@@ -320,7 +321,8 @@ static pr_status list_files(pr_model_file *file, pr_err *err) {
     if (status != PR_OK) return status;
     status = list_shards(file, root, err);
     json_decref(root);
-    return status == PR_OK ? PR_OK : pr_err_context(err, "%s", index);
+    if (status != PR_OK) pr_err_context(err, "%s", index);
+    return status;
 }
 
 pr_status pr__safetensors_read(pr_model_file *file, pr_err *err) {

@@ -1,0 +1,274 @@
+/*
+ * The GGUF writer: what it writes is read back, and half a file never appears under its name.
+ */
+#include "blob.h"
+
+#include <dirent.h>
+#include <signal.h>
+#include <sys/resource.h>
+
+#include "base/mem.h"
+#include "store/gguf_write.h"
+#include "store/model_file.h"
+
+static char folder[256], path[300];
+
+static int make_folder(void **state) {
+    (void)state;
+    temp_folder(folder, sizeof folder);
+    snprintf(path, sizeof path, "%s/m.gguf", folder);
+    return 0;
+}
+
+static int drop_folder(void **state) {
+    (void)state;
+    unlink(path);
+    return rmdir(folder); /* fails when a test left something in it */
+}
+
+static int n_entries(void) {
+    DIR *d = opendir(folder);
+    int n = 0;
+    for (struct dirent *e = readdir(d); e; e = readdir(d)) n += e->d_name[0] != '.';
+    closedir(d);
+    return n;
+}
+
+static const float scores[3] = {0, -1.5f, 2};
+static const int32_t types[2] = {-1, 6};
+static const char *const words[3] = {"a", "", "\xe2\x96\x81the"};
+
+/* Three tensors, in pieces of `piece` bytes. */
+static pr_status write_sample(uint32_t alignment, size_t piece, pr_err *err) {
+    static const uint64_t dims[3][2] = {{5, 1}, {32, 3}, {2, 7}};
+    uint8_t data[20 + 3 * 34 + 56];
+    pr_gguf_writer *w;
+    pr_status status = pr_gguf_create(path, alignment, &w, err);
+    if (status != PR_OK) return status;
+    for (size_t i = 0; i < sizeof data; i++) data[i] = (uint8_t)(i * 7);
+    pr_gguf_meta_str(w, "general.architecture", "llama");
+    pr_gguf_meta_u32(w, "n", 4000000000u);
+    pr_gguf_meta_f32(w, "f", -0.5f);
+    pr_gguf_meta_bool(w, "yes", true);
+    pr_gguf_meta_strs(w, "words", words, 3);
+    pr_gguf_meta_f32s(w, "scores", scores, 3);
+    pr_gguf_meta_i32s(w, "types", types, 2);
+    pr_gguf_tensor(w, "one", PR_F32, 1, dims[0]);
+    pr_gguf_tensor(w, "two", PR_Q8_0, 2, dims[1]);
+    pr_gguf_tensor(w, "three", PR_F32, 2, dims[2]);
+    for (size_t at = 0; at < sizeof data && status == PR_OK; at += piece) {
+        status = pr_gguf_data(w, data + at, sizeof data - at < piece ? sizeof data - at : piece, err);
+    }
+    if (status == PR_OK) return pr_gguf_finish(w, err);
+    pr_gguf_abort(w);
+    return status;
+}
+
+static void check_sample(uint32_t alignment) {
+    pr_model_file *f;
+    pr_err err = {0};
+    uint32_t n = 0;
+    float x = 0;
+    bool yes = false;
+    const char *s = "";
+    size_t len;
+    double d;
+    int64_t i;
+    if (pr_model_file_open(path, &f, &err) != PR_OK) fail_msg("%s", err.text);
+    pr_meta_str(f, "general.architecture", &s, NULL);
+    assert_string_equal(s, "llama");
+    assert_int_equal(pr_meta_u32(f, "n", &n, NULL), PR_OK);
+    assert_int_equal(n, 4000000000u);
+    assert_int_equal(pr_meta_f32(f, "f", &x, NULL), PR_OK);
+    assert_true(x == -0.5f);
+    assert_int_equal(pr_meta_bool(f, "yes", &yes, NULL), PR_OK);
+    assert_true(yes);
+    assert_true(pr_meta_at_str(pr_model_file_meta(f, "words"), 2, &s, &len) && len == 6 && memcmp(s, words[2], 6) == 0);
+    assert_true(pr_meta_at_f64(pr_model_file_meta(f, "scores"), 1, &d) && d == -1.5);
+    assert_true(pr_meta_at_i64(pr_model_file_meta(f, "types"), 0, &i) && i == -1);
+    assert_int_equal(pr_model_file_n_meta(f), alignment == 32 ? 7 : 8);
+
+    static const struct {
+        const char *name;
+        size_t from, bytes;
+    } tensors[] = {{"one", 0, 20}, {"two", 20, 102}, {"three", 122, 56}};
+    assert_int_equal(pr_model_file_n_tensors(f), 3);
+    for (size_t k = 0; k < 3; k++) {
+        const pr_tensor_info *t = pr_model_file_find(f, tensors[k].name);
+        uint8_t data[128];
+        assert_ptr_equal(t, pr_model_file_tensor(f, k));
+        assert_int_equal(t->bytes, tensors[k].bytes);
+        assert_int_equal(t->offset % alignment, 0);
+        assert_int_equal(pr_model_file_read(f, t, 0, data, t->bytes, NULL), PR_OK);
+        for (size_t b = 0; b < t->bytes; b++) assert_int_equal(data[b], (uint8_t)((tensors[k].from + b) * 7));
+    }
+    pr_model_file_close(f);
+}
+
+static void writes_what_is_read_back(void **state) {
+    (void)state;
+    static const size_t pieces[] = {1, 20, 33, 178};
+    static const uint32_t alignments[] = {8, 32, 4096};
+    for (size_t a = 0; a < 3; a++) {
+        for (size_t p = 0; p < 4; p++) {
+            pr_err err = {0};
+            if (write_sample(alignments[a], pieces[p], &err) != PR_OK) fail_msg("%s", err.text);
+            check_sample(alignments[a]);
+            assert_int_equal(n_entries(), 1);
+        }
+    }
+}
+
+static void writes_files_without_tensors(void **state) {
+    (void)state;
+    pr_gguf_writer *w;
+    pr_model_file *f;
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    pr_gguf_meta_u32(w, "n", 1);
+    assert_int_equal(pr_gguf_finish(w, NULL), PR_OK);
+    assert_int_equal(pr_model_file_open(path, &f, NULL), PR_OK);
+    assert_int_equal(pr_model_file_n_tensors(f), 0);
+    pr_model_file_close(f);
+}
+
+static void large_pieces_pass_the_buffer(void **state) {
+    (void)state;
+    enum { N = 300000 };
+    static float data[N];
+    const uint64_t dims[1] = {N};
+    pr_gguf_writer *w;
+    pr_model_file *f;
+    for (int i = 0; i < N; i++) data[i] = (float)i;
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    pr_gguf_tensor(w, "t", PR_F32, 1, dims);
+    assert_int_equal(pr_gguf_data(w, data, 1000, NULL), PR_OK);
+    assert_int_equal(pr_gguf_data(w, data + 250, sizeof data - 1000, NULL), PR_OK);
+    assert_int_equal(pr_gguf_finish(w, NULL), PR_OK);
+    assert_int_equal(pr_model_file_open(path, &f, NULL), PR_OK);
+    float last;
+    assert_int_equal(pr_model_file_read(f, pr_model_file_tensor(f, 0), 4 * (N - 1), &last, 4, NULL), PR_OK);
+    assert_true(last == N - 1);
+    pr_model_file_close(f);
+}
+
+/* After a wrong call the next one that reports does so, and nothing is left. */
+static void refused(void (*describe)(pr_gguf_writer *w), const char *words_wanted) {
+    pr_gguf_writer *w;
+    pr_err err = {0};
+    unlink(path);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    describe(w);
+    pr_status status = pr_gguf_finish(w, &err);
+    assert_int_not_equal(status, PR_OK);
+    assert_int_equal(err.status, status);
+    if (!strstr(err.text, words_wanted)) fail_msg("wanted \"%s\", got: %s", words_wanted, err.text);
+    assert_int_equal(n_entries(), 0);
+}
+
+static const uint64_t four[4] = {4, 4, 4, 4};
+
+static void long_name(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "0123456789012345678901234567890123456789012345678901234567890123x", PR_F32, 1, four);
+}
+static void odd_rows(pr_gguf_writer *w) { pr_gguf_tensor(w, "t", PR_Q8_0, 1, four); }
+static void no_dims(pr_gguf_writer *w) { pr_gguf_tensor(w, "t", PR_F32, 0, four); }
+static void too_many_dims(pr_gguf_writer *w) { pr_gguf_tensor(w, "t", PR_F32, 5, four); }
+static void no_data(pr_gguf_writer *w) { pr_gguf_tensor(w, "t", PR_F32, 1, four); }
+static void some_data(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    pr_gguf_data(w, four, 3, NULL);
+}
+static void much_data(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    assert_int_equal(pr_gguf_data(w, four, 17, NULL), PR_ERR_ARG);
+}
+static void late_meta(pr_gguf_writer *w) {
+    some_data(w);
+    pr_gguf_meta_u32(w, "late", 1);
+}
+static void late_tensor(pr_gguf_writer *w) {
+    some_data(w);
+    pr_gguf_tensor(w, "late", PR_F32, 1, four);
+}
+
+static void refuses_wrong_calls(void **state) {
+    (void)state;
+    pr_gguf_writer *w;
+    pr_err err = {0};
+    refused(long_name, "has no place in GGUF");
+    refused(odd_rows, "not whole q8_0 blocks");
+    refused(no_dims, "0 dimensions");
+    refused(too_many_dims, "5 dimensions");
+    refused(no_data, "tensor 't' lacks 16 bytes");
+    refused(some_data, "tensor 't' lacks 13 bytes");
+    refused(much_data, "1 bytes of data after the last tensor");
+    refused(late_meta, "late comes after the first data");
+    refused(late_tensor, "'late' comes after the first data");
+    assert_int_equal(pr_gguf_create(path, 24, &w, &err), PR_ERR_ARG);
+    assert_int_equal(pr_gguf_create("/nowhere/m.gguf", 32, &w, &err), PR_ERR_NOTFOUND);
+    assert_null(w);
+    pr_gguf_abort(NULL);
+}
+
+static void checks_the_disk_before_it_writes(void **state) {
+    (void)state;
+    const uint64_t dims[2] = {(uint64_t)1 << 40, 1 << 10};
+    pr_gguf_writer *w;
+    pr_err err = {0};
+    unlink(path);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    pr_gguf_tensor(w, "t", PR_F32, 2, dims);
+    assert_int_equal(pr_gguf_data(w, dims, 8, &err), PR_ERR_LIMIT);
+    assert_non_null(strstr(err.text, "disk"));
+    pr_gguf_abort(w);
+    assert_int_equal(n_entries(), 0);
+}
+
+static void a_failed_write_leaves_nothing(void **state) {
+    (void)state;
+    struct rlimit old, small = {.rlim_cur = 100, .rlim_max = RLIM_INFINITY};
+    pr_err err = {0};
+    unlink(path);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &old), 0);
+    small.rlim_max = old.rlim_max;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    pr_status status = write_sample(32, 178, &err);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &old), 0);
+    signal(SIGXFSZ, SIG_DFL);
+    assert_int_equal(status, PR_ERR_IO);
+    assert_non_null(strstr(err.text, "cannot write"));
+    assert_int_equal(n_entries(), 0);
+}
+
+static void every_allocation_may_fail(void **state) {
+    (void)state;
+    for (int64_t n = 0;; n++) {
+        pr_err err = {0};
+        size_t before = pr_mem_total();
+        unlink(path);
+        pr_mem_fail_after(n, true);
+        pr_status status = write_sample(32, 33, &err);
+        bool failed = pr_mem_failed();
+        pr_mem_fail_after(-1, false);
+        assert_int_equal(pr_mem_total(), before);
+        assert_int_equal(status, failed ? PR_ERR_NOMEM : PR_OK);
+        assert_int_equal(n_entries(), failed ? 0 : 1);
+        if (!failed) break;
+        assert_true(n < 100);
+    }
+    check_sample(32);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(writes_what_is_read_back),
+        cmocka_unit_test(writes_files_without_tensors),
+        cmocka_unit_test(large_pieces_pass_the_buffer),
+        cmocka_unit_test(refuses_wrong_calls),
+        cmocka_unit_test(checks_the_disk_before_it_writes),
+        cmocka_unit_test(a_failed_write_leaves_nothing),
+        cmocka_unit_test(every_allocation_may_fail),
+    };
+    return cmocka_run_group_tests(tests, make_folder, drop_folder);
+}
