@@ -7,9 +7,9 @@ then two things are timed and printed as one JSON object:
     prefill   PROMPT tokens into an empty context, one llama_decode() call
     decode    N tokens one at a time after a prompt of DEPTH tokens
 
-Token ids are the same arbitrary sequence that compare.py's other side uses: what a token is does not change the work,
-and no sampling is timed (the sampler of neither program is the subject). Works with llama-cpp-python, and with
-ik-llama-cpp-python, whose binding kept the same functions with fewer fields: a field that a version lacks is left alone.
+Token ids are an arbitrary sequence: what a token is does not change the work, and no sampling is timed (neither program's
+sampler is the subject). Works with llama-cpp-python, and with ik-llama-cpp-python, whose binding kept the same functions
+with fewer fields: a field that a version lacks is left alone.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def main():
     ap.add_argument("--module", default="llama_cpp", help="binding to import: llama_cpp or ik_llama_cpp")
     ap.add_argument("-t", "--threads", type=int, default=2)
     ap.add_argument("-p", "--prompt", type=int, default=512, help="prefill tokens; 0: skip")
-    ap.add_argument("-d", "--depth", type=int, default=16, help="tokens in the context before the decode")
+    ap.add_argument("-d", "--depth", type=int, default=1, help="tokens in the context before the decode")
     ap.add_argument("-n", "--generate", type=int, default=128, help="decode tokens; 0: skip")
     ap.add_argument("--flash", action="store_true", help="flash attention on")
     args = ap.parse_args()
