@@ -34,7 +34,9 @@ pr_status pr_json_parse(const char *text, size_t len, const char *what, json_t *
     if (!*out && json_error_code(&at) == json_error_numeric_overflow) {
         *out = json_loadb(text, len, JSON_DECODE_INT_AS_REAL, &at);
     }
-    if (*out) return PR_OK;
+    if (*out && !starved) return PR_OK;
+    json_decref(*out); /* jansson goes on with a byte missing when its buffer cannot grow */
+    *out = NULL;
     if (starved || json_error_code(&at) == json_error_out_of_memory) return pr_fail_nomem(err, what, len);
     return pr_fail(err, PR_ERR_FORMAT, "%s: line %d, column %d: %s", what, at.line, at.column, at.text);
 }

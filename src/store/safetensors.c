@@ -254,8 +254,9 @@ static pr_status read_file(pr_model_file *file, uint32_t shard, pr_err *err) {
     char *text = NULL;
     pr_file *in = &file->files[shard];
     pr_status status = pr_file_open(file->file_names[shard], in, err);
-    if (status == PR_OK) status = pr_file_read(in, 0, head, sizeof head, err);
     if (status != PR_OK) return status;
+    status = pr_file_read(in, 0, head, sizeof head, err);
+    if (status != PR_OK) goto done;
     uint64_t len = pr__le64(head);
     if (len < 2 || len > in->size - 8 || len > HEADER_MAX) {
         status = pr_fail(err, PR_ERR_FORMAT, "not a safetensors file: a header of %" PRIu64 " bytes in a file of %" PRIu64, len, in->size);
