@@ -38,6 +38,7 @@ static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr
         .n_threads = o->n_threads,
         .rows_max = o->batch_max,
         .out_max = o->logits_max,
+        .context_max = o->context_max,
         .exact = o->exact,
     };
     return PR_OK;

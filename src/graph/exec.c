@@ -75,9 +75,21 @@ static size_t scratch_bytes(const pr_graph *g, const pr_weights *w, uint32_t row
     return pr_align_up(most, ALIGN);
 }
 
+/* Bytes of the states that attention's spans leave for merging. */
+static size_t parts_bytes(const pr_graph *g, const pr_exec_opts *opts) {
+    size_t most = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const pr_node *n = &g->nodes[i];
+        if (n->op != PR_OP_ATTEND || n->dead || n->attr.n_kv_heads > PR__SPLIT_ITEMS_MAX) continue;
+        size_t bytes = pr__attend_parts(&n->attr, opts->context_max) * sizeof(float);
+        if (bytes > most) most = bytes;
+    }
+    return pr_align_up(most, ALIGN);
+}
+
 size_t pr_exec_bytes(const pr_graph *g, const pr_plan *plan, const pr_weights *w, const pr_exec_opts *opts) {
     return pr_align_up(plan->arena_bytes, ALIGN) + pr_align_up(plan->once_bytes, ALIGN) + converted_bytes(g, w, opts) +
-           scratch_bytes(g, w, opts->rows_max) * (size_t)opts->n_threads;
+           parts_bytes(g, opts) + scratch_bytes(g, w, opts->rows_max) * (size_t)opts->n_threads;
 }
 
 /* Where the value of node id stands. */
@@ -123,6 +135,10 @@ static void schedule(pr_exec *e, const pr_plan *plan, pr_node_id id, uint8_t *co
         in.in[0] = quant.out;
     }
     e->instrs[e->n_instrs++] = in;
+    if (n->op == PR_OP_ATTEND) {
+        in.merge = true;
+        e->instrs[e->n_instrs++] = in;
+    }
 }
 
 static void run_once(pr_exec *e, const pr_plan *plan) {
@@ -142,10 +158,11 @@ static pr_status exec_memory(pr_exec *e, const pr_plan *plan, pr_err *err) {
     e->n_chunks = pr_calloc(PR_TAG_GRAPH, most, sizeof *e->n_chunks);
     e->positions = pr_calloc(PR_TAG_SCRATCH, rows, sizeof *e->positions);
     e->run_of = pr_calloc(PR_TAG_SCRATCH, rows, sizeof *e->run_of);
-    e->spans = pr_calloc(PR_TAG_SCRATCH, rows, sizeof *e->spans);
-    if (!e->memory || !e->instrs || !e->n_chunks || !e->positions || !e->run_of || !e->spans)
+    e->qrows = pr_calloc(PR_TAG_SCRATCH, rows, sizeof *e->qrows);
+    if (!e->memory || !e->instrs || !e->n_chunks || !e->positions || !e->run_of || !e->qrows)
         return pr_fail_nomem(err, "activations", e->memory_bytes);
     e->scratch = e->memory + e->memory_bytes - e->scratch_bytes * (size_t)e->opts.n_threads;
+    e->parts = (float *)(void *)(e->scratch - parts_bytes(e->g, &e->opts));
     return PR_OK;
 }
 
@@ -197,13 +214,13 @@ static void bind_rows(pr_exec *e) {
     }
 }
 
-static void bind_spans(pr_exec *e, uint32_t rows_each) {
-    e->n_spans = 0;
+static void bind_qrows(pr_exec *e, uint32_t rows_each) {
+    e->n_qrows = 0;
     for (uint32_t r = 0; r < e->step->n_runs; r++) {
         const pr_exec_run *run = &e->step->runs[r];
         for (uint32_t at = 0; at < run->n_rows; at += rows_each) {
             uint32_t n = run->n_rows - at < rows_each ? run->n_rows - at : rows_each;
-            e->spans[e->n_spans++] = (pr__span){run, at, n};
+            e->qrows[e->n_qrows++] = (pr__qrows){run, at, n};
         }
     }
 }
@@ -212,15 +229,18 @@ static uint32_t count_chunks(pr_exec *e, const pr__instr *in) {
     uint32_t rows = pr__row_count(e, in);
     if (rows == 0) return 0;
     if (in->op == PR_OP_MATMUL) return pr__matmul_chunks(in, rows);
+    if (in->op == PR_OP_ATTEND && in->merge) return e->split ? e->n_qrows * in->attr->n_kv_heads : 0;
     if (in->op == PR_OP_ATTEND) {
-        bind_spans(e, pr__attend_rows(in->attr)); /* the same for every layer of a model */
-        return e->n_spans * in->attr->n_kv_heads;
+        bind_qrows(e, pr__attend_rows(in->attr)); /* the same for every layer of a model */
+        e->split = pr__attend_splits(e, in);
+        return pr__attend_chunks(e, in);
     }
     return (rows + PR__ROWS_PER_CHUNK - 1) / PR__ROWS_PER_CHUNK;
 }
 
 static void run_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
     if (in->op == PR_OP_MATMUL) pr__op_matmul(e, in, chunk, thread);
+    else if (in->merge) pr__op_merge(e, in, chunk, thread);
     else if (in->op == PR_OP_ATTEND) pr__op_attend(e, in, chunk, thread);
     else pr__op_rows(e, in, chunk, thread);
 }

@@ -23,6 +23,7 @@ typedef struct pr_exec_opts {
     int n_threads;
     uint32_t rows_max; /* tokens in a step */
     uint32_t out_max;  /* wanted rows in a step */
+    uint32_t context_max; /* positions a sequence can have */
     bool exact;
 } pr_exec_opts;
 

@@ -28,15 +28,15 @@ typedef struct pr__instr {
     const float *bias[PR__MATS_MAX];
     pr__rows residual;
     bool q8;         /* the input is 8-bit blocks */
-    bool pair_tiles; /* work items are whole blocks of 32 rows: the result is 8-bit blocks */
+    bool merge;      /* ATTEND: the second half, when spans were work items */
     size_t mat_bytes;
 } pr__instr;
 
 /* Query rows of one run that one attention work item takes. */
-typedef struct pr__span {
+typedef struct pr__qrows {
     const pr_exec_run *run;
     uint32_t first, n_rows; /* within the run */
-} pr__span;
+} pr__qrows;
 
 struct pr_exec {
     const pr_graph *g;
@@ -52,8 +52,10 @@ struct pr_exec {
     uint32_t *n_chunks;   /* [n_instrs] work items in this step */
     uint32_t *positions;  /* [rows_max] */
     const pr_exec_run **run_of; /* [rows_max] */
-    pr__span *spans;      /* [rows_max] */
-    uint32_t n_spans;
+    pr__qrows *qrows;      /* [rows_max] */
+    uint32_t n_qrows;
+    bool split;           /* attention's work items are spans of the context in this step */
+    float *parts;         /* what they leave for merging */
     const pr_exec_step *step;
     pr_team *team;
     pr__rows output;
@@ -69,8 +71,12 @@ static inline uint8_t *pr__scratch(const pr_exec *e, int thread) {
     return e->scratch + (size_t)thread * e->scratch_bytes;
 }
 
-/* Rows in one work item of the row-wise operations. */
-enum { PR__ROWS_PER_CHUNK = 8 };
+enum {
+    PR__ROWS_PER_CHUNK = 8,   /* rows in one work item of the row-wise operations */
+    PR__SPAN_TOKENS = 512,    /* attention: tokens with a softmax state of their own; whole pages */
+    PR__SPLIT_ITEMS_MAX = 16, /* attention splits only when there are so few items (rows x KV heads) */
+    PR__SPLIT_ROWS_MAX = 4    /* of so few rows each */
+};
 
 /* Work item `chunk` of each kind of operation. */
 void pr__op_rows(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
@@ -83,5 +89,10 @@ size_t pr__matmul_scratch(const pr__instr *in, uint32_t rows_max);
 /* Query rows that fit one attention work item; at least 1. */
 uint32_t pr__attend_rows(const pr_attr *attr);
 size_t pr__attend_scratch(const pr_attr *attr);
+/* Does this step's attention take spans of the context as work items? */
+bool pr__attend_splits(const pr_exec *e, const pr__instr *in);
+uint32_t pr__attend_chunks(const pr_exec *e, const pr__instr *in);
+size_t pr__attend_parts(const pr_attr *attr, uint32_t context_max); /* floats */
+void pr__op_merge(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 
 #endif

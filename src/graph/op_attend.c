@@ -4,9 +4,15 @@
  * A work item is one KV head, the query heads that share it, and some query
  * rows of one session. It walks the session's pages in order, decodes each
  * page's tile once, and updates the online-softmax state of every query with
- * it; nothing of size n x n ever exists. Which tokens a query sees depends on
- * its position alone, and tiles are aligned to positions, so the result does
- * not depend on how the rows were batched.
+ * it; nothing of size n x n ever exists.
+ *
+ * The context is taken in spans of 512 tokens, each with a state of its own,
+ * and the spans' states are merged in ascending order. Which tokens a query
+ * sees, and where spans and tiles begin, depends on positions alone, so the
+ * result does not depend on how rows were batched. When a step has few rows and
+ * few KV heads, each span becomes a work item, or a long context would keep one
+ * thread busy and the others waiting (SmolLM2 has three KV heads); a second
+ * instruction merges what they leave. The arithmetic is the same either way.
  */
 #include <math.h>
 #include <string.h>
@@ -25,11 +31,14 @@ uint32_t pr__attend_rows(const pr_attr *attr) {
 /* What a work item keeps in its thread's scratch. */
 typedef struct frame {
     float *k, *v, *row; /* decoded tile; one row of results */
-    float *q, *acc;     /* [queries][head_dim], [queries][head_dim_padded] */
+    float *q;           /* [queries][head_dim] */
     const float **qs;
-    pr_attn_state *states;
+    pr_attn_state *states, *totals; /* of the span at hand; of all spans so far */
+    float *acc, *total_acc;         /* [queries][head_dim_padded] of those */
     uint8_t *lo, *hi;
 } frame;
+
+static size_t padded_dim(const pr_attr *a) { return pr_align_up(a->head_dim, 16); }
 
 static size_t take(size_t *at, size_t bytes) {
     size_t here = *at;
@@ -39,14 +48,14 @@ static size_t take(size_t *at, size_t bytes) {
 
 /* Lay the frame out at base; returns its size. With base NULL only the size matters. */
 static size_t frame_at(const pr_attr *a, uint8_t *base, frame *f) {
-    size_t dim = a->head_dim, padded = pr_align_up(dim, 16), n = (size_t)pr__attend_rows(a) * group_of(a), at = 0;
+    size_t dim = a->head_dim, n = (size_t)pr__attend_rows(a) * group_of(a), at = 0;
     size_t k = take(&at, dim * PR_KV_TOKENS * sizeof(float));
-    size_t v = take(&at, padded * PR_KV_TOKENS * sizeof(float));
+    size_t v = take(&at, padded_dim(a) * PR_KV_TOKENS * sizeof(float));
     size_t row = take(&at, group_of(a) * dim * sizeof(float));
     size_t q = take(&at, n * dim * sizeof(float));
-    size_t acc = take(&at, n * padded * sizeof(float));
+    size_t acc = take(&at, 2 * n * padded_dim(a) * sizeof(float));
     size_t qs = take(&at, n * sizeof(float *));
-    size_t states = take(&at, n * sizeof(pr_attn_state));
+    size_t states = take(&at, 2 * n * sizeof(pr_attn_state));
     size_t lo = take(&at, n), hi = take(&at, n);
     if (!base) return at;
     *f = (frame){
@@ -60,29 +69,44 @@ static size_t frame_at(const pr_attr *a, uint8_t *base, frame *f) {
         .lo = base + lo,
         .hi = base + hi,
     };
+    f->total_acc = f->acc + n * padded_dim(a);
+    f->totals = f->states + n;
     return at;
 }
 
 size_t pr__attend_scratch(const pr_attr *attr) { return frame_at(attr, NULL, NULL); }
 
-static void start_queries(const pr_exec *e, const pr__instr *in, const pr__span *s, uint32_t kv_head, frame *f) {
+static void start_queries(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr);
-    size_t padded = pr_align_up(dim, 16);
     for (uint32_t i = 0; i < s->n_rows * group; i++) {
         const float *row = pr__row(&in->in[0], s->run->row + s->first + i / group);
         float *q = f->q + (size_t)i * dim;
         e->k->scale(row + (size_t)(kv_head * group + i % group) * dim, in->attr->factor, dim, q);
         f->qs[i] = q;
-        f->states[i] = (pr_attn_state){.m = -INFINITY, .l = 0, .acc = f->acc + i * padded};
-        memset(f->states[i].acc, 0, padded * sizeof(float));
     }
+}
+
+static void start_states(const pr_attr *a, pr_attn_state *states, float *acc, uint32_t n) {
+    memset(acc, 0, n * padded_dim(a) * sizeof *acc);
+    for (uint32_t i = 0; i < n; i++)
+        states[i] = (pr_attn_state){.m = -INFINITY, .l = 0, .acc = acc + i * padded_dim(a)};
+}
+
+/* total and part of one query become one. An empty part (nothing seen) changes nothing. */
+static void merge(pr_attn_state *total, const pr_attn_state *part, uint32_t dim) {
+    if (part->m == -INFINITY) return;
+    float m = total->m > part->m ? total->m : part->m;
+    float a = total->m == -INFINITY ? 0 : pr_expf(total->m - m), b = pr_expf(part->m - m);
+    total->m = m;
+    total->l = total->l * a + part->l * b;
+    for (uint32_t d = 0; d < dim; d++) total->acc[d] = total->acc[d] * a + part->acc[d] * b;
 }
 
 /* First token that a query at position pos sees. */
 static uint32_t window_start(uint32_t window, uint32_t pos) { return window && pos + 1 > window ? pos + 1 - window : 0; }
 
 /* One page: the queries that see some of its tokens are consecutive, since rows are. */
-static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__span *s, uint32_t kv_head, uint32_t base, frame *f) {
+static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t base, frame *f) {
     uint32_t group = group_of(in->attr), dim = in->attr->head_dim, pos0 = s->run->pos + s->first;
     uint32_t from = UINT32_MAX, n = 0, hi_max = 0;
     for (uint32_t r = 0; r < s->n_rows; r++) {
@@ -102,28 +126,112 @@ static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__span *s
     e->k->attend(f->qs + from, f->states + from, f->lo, f->hi, n, dim, f->k, f->v);
 }
 
-static void store_results(const pr_exec *e, const pr__instr *in, const pr__span *s, uint32_t kv_head, frame *f) {
+/* All pages of one span of the context that any of the rows sees, into f->states. */
+static void attend_span(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t span, frame *f) {
+    uint32_t first = s->run->pos + s->first, last = first + s->n_rows - 1;
+    uint32_t from = span * PR__SPAN_TOKENS, to = from + PR__SPAN_TOKENS;
+    uint32_t start = window_start(in->attr->window, first);
+    if (start > from) from = start - start % PR_KV_TOKENS;
+    if (to > last + 1) to = last + 1;
+    start_states(in->attr, f->states, f->acc, s->n_rows * group_of(in->attr));
+    for (uint32_t base = from; base < to; base += PR_KV_TOKENS) attend_tile(e, in, s, kv_head, base, f);
+}
+
+static void store_results(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr), width = group * dim;
     for (uint32_t r = 0; r < s->n_rows; r++) {
         float *out = pr__row(&in->out, s->run->row + s->first + r);
         bool blocks = in->form == PR_FORM_Q8;
         float *y = blocks ? f->row : out + (size_t)kv_head * width;
         for (uint32_t h = 0; h < group; h++) {
-            const pr_attn_state *st = &f->states[r * group + h];
+            const pr_attn_state *st = &f->totals[r * group + h];
             e->k->scale(st->acc, 1.0F / st->l, dim, y + (size_t)h * dim);
         }
         if (blocks) e->k->quant(y, width, (pr_qblock *)(void *)out + (size_t)kv_head * width / PR_BLOCK);
     }
 }
 
-void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
-    const pr__span *s = &e->spans[chunk / in->attr->n_kv_heads];
-    uint32_t kv_head = chunk % in->attr->n_kv_heads;
+static uint32_t spans_of(const pr__qrows *s) { return (s->run->pos + s->first + s->n_rows - 1) / PR__SPAN_TOKENS + 1; }
+
+/* ---- one work item does all spans ---- */
+
+static void attend_whole(const pr_exec *e, const pr__instr *in, uint32_t chunk, frame *f) {
+    const pr__qrows *s = &e->qrows[chunk / in->attr->n_kv_heads];
+    uint32_t kv_head = chunk % in->attr->n_kv_heads, n = s->n_rows * group_of(in->attr);
+    start_queries(e, in, s, kv_head, f);
+    start_states(in->attr, f->totals, f->total_acc, n);
+    for (uint32_t span = 0; span < spans_of(s); span++) {
+        attend_span(e, in, s, kv_head, span, f);
+        for (uint32_t i = 0; i < n; i++) merge(&f->totals[i], &f->states[i], in->attr->head_dim);
+    }
+    store_results(e, in, s, kv_head, f);
+}
+
+/* ---- a work item is a span; merging is a loop of its own ---- */
+
+size_t pr__attend_parts(const pr_attr *attr, uint32_t context_max) {
+    size_t spans = context_max / PR__SPAN_TOKENS + 1, queries = (size_t)PR__SPLIT_ROWS_MAX * group_of(attr);
+    return PR__SPLIT_ITEMS_MAX * spans * queries * (padded_dim(attr) + 16);
+}
+
+/* Where the state of one query of one item and span is left: m, l, then acc 64 bytes on. */
+static float *part_at(const pr_exec *e, const pr__instr *in, uint32_t item, uint32_t span, uint32_t query) {
+    size_t spans = e->opts.context_max / PR__SPAN_TOKENS + 1, queries = (size_t)PR__SPLIT_ROWS_MAX * group_of(in->attr);
+    return e->parts + ((item * spans + span) * queries + query) * (padded_dim(in->attr) + 16);
+}
+
+static void attend_part(const pr_exec *e, const pr__instr *in, uint32_t chunk, frame *f) {
+    uint32_t item = 0, span = chunk, heads = in->attr->n_kv_heads;
+    while (span >= spans_of(&e->qrows[item / heads])) span -= spans_of(&e->qrows[item++ / heads]);
+    const pr__qrows *s = &e->qrows[item / heads];
+    start_queries(e, in, s, item % heads, f);
+    attend_span(e, in, s, item % heads, span, f);
+    for (uint32_t i = 0; i < s->n_rows * group_of(in->attr); i++) {
+        float *part = part_at(e, in, item, span, i);
+        part[0] = f->states[i].m;
+        part[1] = f->states[i].l;
+        memcpy(part + 16, f->states[i].acc, padded_dim(in->attr) * sizeof *part);
+    }
+}
+
+void pr__op_merge(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
     frame f = {0};
     frame_at(in->attr, pr__scratch(e, thread), &f);
-    start_queries(e, in, s, kv_head, &f);
-    uint32_t first = s->run->pos + s->first, last = first + s->n_rows - 1;
-    uint32_t tile = window_start(in->attr->window, first) / PR_KV_TOKENS;
-    for (; tile <= last / PR_KV_TOKENS; tile++) attend_tile(e, in, s, kv_head, tile * PR_KV_TOKENS, &f);
-    store_results(e, in, s, kv_head, &f);
+    const pr__qrows *s = &e->qrows[chunk / in->attr->n_kv_heads];
+    uint32_t n = s->n_rows * group_of(in->attr);
+    start_states(in->attr, f.totals, f.total_acc, n);
+    for (uint32_t span = 0; span < spans_of(s); span++) {
+        for (uint32_t i = 0; i < n; i++) {
+            float *part = part_at(e, in, chunk, span, i);
+            pr_attn_state state = {.m = part[0], .l = part[1], .acc = part + 16};
+            merge(&f.totals[i], &state, in->attr->head_dim);
+        }
+    }
+    store_results(e, in, s, chunk % in->attr->n_kv_heads, &f);
+}
+
+/* ---- both ---- */
+
+bool pr__attend_splits(const pr_exec *e, const pr__instr *in) {
+    if (e->n_qrows * in->attr->n_kv_heads > PR__SPLIT_ITEMS_MAX) return false;
+    bool longer = false;
+    for (uint32_t i = 0; i < e->n_qrows; i++) {
+        if (e->qrows[i].n_rows > PR__SPLIT_ROWS_MAX) return false;
+        longer |= spans_of(&e->qrows[i]) > 1;
+    }
+    return longer;
+}
+
+uint32_t pr__attend_chunks(const pr_exec *e, const pr__instr *in) {
+    if (!e->split) return e->n_qrows * in->attr->n_kv_heads;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < e->n_qrows; i++) n += spans_of(&e->qrows[i]) * in->attr->n_kv_heads;
+    return n;
+}
+
+void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
+    frame f = {0};
+    frame_at(in->attr, pr__scratch(e, thread), &f);
+    if (e->split) attend_part(e, in, chunk, &f);
+    else attend_whole(e, in, chunk, &f);
 }
