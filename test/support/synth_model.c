@@ -27,13 +27,32 @@ const pr_tiny_spec pr_tiny_specs[] = {
     {.name = "rms-eps", .n_kv_heads = 2, .eps = 1e-6, .embed_shift = 16},
     {.name = "rope-theta", .n_kv_heads = 2, .theta = 5e5},
     {.name = "rope-linear", .n_kv_heads = 2, .rope = PR_TINY_ROPE_LINEAR, .style = PR_TINY_STYLE_OLD, .rope_factor = 4},
-    {.name = "rope-llama3", .n_kv_heads = 2, .rope = PR_TINY_ROPE_LLAMA3, .rope_factor = 8, .rope_context = 32,
-     .rope_low = 1, .rope_high = 4},
+    {.name = "rope-llama3",
+     .n_kv_heads = 2,
+     .rope = PR_TINY_ROPE_LLAMA3,
+     .rope_factor = 8,
+     .rope_context = 32,
+     .rope_low = 1,
+     .rope_high = 4},
     {.name = "rope-yarn", .n_kv_heads = 2, .rope = PR_TINY_ROPE_YARN, .rope_factor = 4, .rope_context = 64},
-    {.name = "rope-yarn-tuned", .n_kv_heads = 2, .rope = PR_TINY_ROPE_YARN, .rope_factor = 4, .rope_context = 256,
-     .rope_low = 2, .rope_high = 8, .rope_attention_factor = 0.8},
-    {.name = "rope-parameters", .n_kv_heads = 2, .theta = 5e5, .tied = true, .rope = PR_TINY_ROPE_LLAMA3,
-     .style = PR_TINY_STYLE_PARAMETERS, .rope_factor = 32, .rope_context = 64, .rope_low = 1, .rope_high = 4},
+    {.name = "rope-yarn-tuned",
+     .n_kv_heads = 2,
+     .rope = PR_TINY_ROPE_YARN,
+     .rope_factor = 4,
+     .rope_context = 256,
+     .rope_low = 2,
+     .rope_high = 8,
+     .rope_attention_factor = 0.8},
+    {.name = "rope-parameters",
+     .n_kv_heads = 2,
+     .theta = 5e5,
+     .tied = true,
+     .rope = PR_TINY_ROPE_LLAMA3,
+     .style = PR_TINY_STYLE_PARAMETERS,
+     .rope_factor = 32,
+     .rope_context = 64,
+     .rope_low = 1,
+     .rope_high = 4},
     {.name = "mistral", .mistral = true, .n_kv_heads = 2, .theta = 1e6},
     {.name = "mistral-window", .mistral = true, .n_kv_heads = 2, .window = 16},
 };
@@ -88,7 +107,8 @@ typedef struct tensor_list {
     size_t n;
 } tensor_list;
 
-static tensor *add(tensor_list *list, int layer, const char *hf, const char *gguf, uint32_t rows, uint32_t cols, int shift) {
+static tensor *add(tensor_list *list, int layer, const char *hf, const char *gguf, uint32_t rows, uint32_t cols,
+                   int shift) {
     tensor *t = &list->at[list->n++];
     *t = (tensor){.rows = rows, .cols = cols, .shift = shift};
     if (layer < 0) {
@@ -108,8 +128,8 @@ static void add_norm(tensor_list *list, int layer, const char *hf, const char *g
 }
 
 /* A projection and, when the model has them, its bias. */
-static void add_linear(tensor_list *list, int layer, const char *hf, const char *gguf, uint32_t rows, uint32_t cols, bool bias,
-                       uint32_t permute_dim) {
+static void add_linear(tensor_list *list, int layer, const char *hf, const char *gguf, uint32_t rows, uint32_t cols,
+                       bool bias, uint32_t permute_dim) {
     char hf_name[48], gguf_name[32];
     snprintf(hf_name, sizeof hf_name, "%s.weight", hf);
     snprintf(gguf_name, sizeof gguf_name, "%s.weight", gguf);
@@ -321,7 +341,8 @@ pr_status pr_tiny_write_gguf(const pr_tiny_spec *given, pr_dtype matrices, const
     }
     for (size_t i = 0; i < list.n; i++) {
         const tensor *t = &list.at[i];
-        pr_gguf_tensor(w, t->gguf, t->vector ? PR_F32 : matrices, t->vector ? 1 : 2, (const uint64_t[]){t->cols, t->rows});
+        pr_gguf_tensor(w, t->gguf, t->vector ? PR_F32 : matrices, t->vector ? 1 : 2,
+                       (const uint64_t[]){t->cols, t->rows});
     }
     if (spec->rope == PR_TINY_ROPE_LLAMA3) {
         llama3_divisors(spec, divisors);
@@ -358,8 +379,9 @@ static void config_rope(const pr_tiny_spec *s, pr_str *out) {
         pr_str_puts(out, ",\n  \"rope_scaling\": null");
         return;
     }
-    pr_str_printf(out, ",\n  \"%s\": {\"%s\": \"%s\", \"factor\": %.1f", parameters ? "rope_parameters" : "rope_scaling",
-                  s->style == PR_TINY_STYLE_OLD ? "type" : "rope_type", names[s->rope], s->rope_factor);
+    pr_str_printf(out, ",\n  \"%s\": {\"%s\": \"%s\", \"factor\": %.1f",
+                  parameters ? "rope_parameters" : "rope_scaling", s->style == PR_TINY_STYLE_OLD ? "type" : "rope_type",
+                  names[s->rope], s->rope_factor);
     if (parameters) pr_str_printf(out, ", \"rope_theta\": %.1f", s->theta);
     if (s->rope_context) pr_str_printf(out, ", \"original_max_position_embeddings\": %u", s->rope_context);
     const bool llama3 = s->rope == PR_TINY_ROPE_LLAMA3;
@@ -384,10 +406,10 @@ static void config_json(const pr_tiny_spec *s, pr_dtype dtype, pr_str *out) {
     }
     if (s->attn_bias) pr_str_puts(out, "  \"attention_bias\": true,\n");
     if (s->mlp_bias) pr_str_puts(out, "  \"mlp_bias\": true,\n");
-    pr_str_printf(out, "  \"intermediate_size\": %u,\n  \"vocab_size\": %u,\n  \"max_position_embeddings\": %d,\n", s->n_ff,
-                  s->n_vocab, CONTEXT);
-    pr_str_printf(out, "  \"hidden_act\": \"silu\",\n  \"rms_norm_eps\": %.1e,\n  \"tie_word_embeddings\": %s,\n", s->eps,
-                  s->tied ? "true" : "false");
+    pr_str_printf(out, "  \"intermediate_size\": %u,\n  \"vocab_size\": %u,\n  \"max_position_embeddings\": %d,\n",
+                  s->n_ff, s->n_vocab, CONTEXT);
+    pr_str_printf(out, "  \"hidden_act\": \"silu\",\n  \"rms_norm_eps\": %.1e,\n  \"tie_word_embeddings\": %s,\n",
+                  s->eps, s->tied ? "true" : "false");
     pr_str_printf(out, "  \"bos_token_id\": 1,\n  \"eos_token_id\": 2,\n  \"torch_dtype\": \"%s\"", torch_name);
     config_rope(s, out);
     pr_str_puts(out, "\n}\n");
@@ -398,10 +420,11 @@ static void tokenizer_json(const pr_tiny_spec *s, pr_str *out) {
     pr_str_puts(out, "{\n \"version\": \"1.0\",\n \"added_tokens\": [");
     for (uint32_t i = 0; i < FIRST_BYTE_TOKEN; i++) {
         token_text(i, text);
-        pr_str_printf(out,
-                      "%s{\"id\": %u, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
-                      "\"normalized\": false, \"special\": true}",
-                      i ? ", " : "", i, text);
+        pr_str_printf(
+            out,
+            "%s{\"id\": %u, \"content\": \"%s\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, "
+            "\"normalized\": false, \"special\": true}",
+            i ? ", " : "", i, text);
     }
     pr_str_puts(out,
                 "],\n \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", \"prepend\": "

@@ -19,7 +19,12 @@
 #include "base/status.h"
 #include "tensor/dtype.h"
 
-typedef enum pr_tiny_rope { PR_TINY_ROPE_PLAIN, PR_TINY_ROPE_LINEAR, PR_TINY_ROPE_LLAMA3, PR_TINY_ROPE_YARN } pr_tiny_rope;
+typedef enum pr_tiny_rope {
+    PR_TINY_ROPE_PLAIN,
+    PR_TINY_ROPE_LINEAR,
+    PR_TINY_ROPE_LLAMA3,
+    PR_TINY_ROPE_YARN
+} pr_tiny_rope;
 
 /* How config.json writes the rope scaling: three habits that real files have. */
 typedef enum pr_tiny_style {
@@ -30,20 +35,20 @@ typedef enum pr_tiny_style {
 
 /* A zero (or NULL, or false) means what plain Llama 2 has, in the sizes given here. */
 typedef struct pr_tiny_spec {
-    const char *name;     /* also the golden's file name */
-    bool mistral;         /* model_type in config.json; GGUF calls both llama */
-    uint32_t dim;         /* 64 */
-    uint32_t n_layers;    /* 2 */
-    uint32_t n_heads;     /* 4 */
-    uint32_t n_kv_heads;  /* n_heads */
-    uint32_t head_dim;    /* dim / n_heads */
-    uint32_t n_ff;        /* 160 */
-    uint32_t n_vocab;     /* 288 */
-    uint32_t window;      /* sliding window; none */
-    double eps;           /* 1e-5 */
-    double theta;         /* 1e4 */
+    const char *name;    /* also the golden's file name */
+    bool mistral;        /* model_type in config.json; GGUF calls both llama */
+    uint32_t dim;        /* 64 */
+    uint32_t n_layers;   /* 2 */
+    uint32_t n_heads;    /* 4 */
+    uint32_t n_kv_heads; /* n_heads */
+    uint32_t head_dim;   /* dim / n_heads */
+    uint32_t n_ff;       /* 160 */
+    uint32_t n_vocab;    /* 288 */
+    uint32_t window;     /* sliding window; none */
+    double eps;          /* 1e-5 */
+    double theta;        /* 1e4 */
     bool tied, attn_bias, mlp_bias;
-    int embed_shift;      /* 6 */
+    int embed_shift; /* 6 */
     pr_tiny_rope rope;
     pr_tiny_style style;
     double rope_factor;

@@ -23,8 +23,8 @@
 #include "support/synth_model.h"
 
 #define EXACT_BOUND 1e-4
-#define GAP_BOUND 1e-3f
-#define GOLDENS "test/goldens/logits/"
+#define GAP_BOUND   1e-3f
+#define GOLDENS     "test/goldens/logits/"
 
 /* ---- golden files ------------------------------------------------------ */
 
@@ -388,7 +388,8 @@ static void check_prompt(const pr_engine *e, const golden *g) {
     size_t n = 0;
     const pr_message message = {"user", g->user};
     if (pr_engine_chat(e, NULL, &message, 1, true, &text, &err) != PR_OK) fail_msg("%s", err.text);
-    if (pr_engine_tokenize(e, text, strlen(text), PR_TOKENIZE_SPECIAL, ids, 256, &n, &err) != PR_OK) fail_msg("%s", err.text);
+    if (pr_engine_tokenize(e, text, strlen(text), PR_TOKENIZE_SPECIAL, ids, 256, &n, &err) != PR_OK)
+        fail_msg("%s", err.text);
     pr_text_free(text);
     assert_int_equal(n, g->n_tokens);
     assert_memory_equal(ids, g->tokens, n * sizeof ids[0]);
@@ -441,7 +442,8 @@ static void smollm2_greedy_text(void **state) {
     pr_err err = {0};
     const size_t n = greedy_read(goldens);
     assert_int_equal(n, PROMPTS_MAX);
-    pr_engine *e = open_or_fail(path, &(pr_engine_opts){.exact = true, .context_max = 256, .kv_bytes_max = (size_t)256 << 20});
+    pr_engine *e = open_or_fail(
+        path, &(pr_engine_opts){.exact = true, .context_max = 256, .kv_bytes_max = (size_t)256 << 20});
     const uint32_t n_vocab = vocab_size(e);
     for (size_t i = 0; i < n; i++) {
         check_prompt(e, &goldens[i]);
