@@ -196,7 +196,7 @@ void pr_exec_close(pr_exec *exec) {
     pr_free(exec->n_chunks);
     pr_free(exec->positions);
     pr_free(exec->run_of);
-    pr_free(exec->spans);
+    pr_free(exec->qrows);
     pr_free(exec);
 }
 

@@ -182,7 +182,7 @@ static float *part_at(const pr_exec *e, const pr__instr *in, uint32_t item, uint
 
 static void attend_part(const pr_exec *e, const pr__instr *in, uint32_t chunk, frame *f) {
     uint32_t item = 0, span = chunk, heads = in->attr->n_kv_heads;
-    while (span >= spans_of(&e->qrows[item / heads])) span -= spans_of(&e->qrows[item++ / heads]);
+    for (; span >= spans_of(&e->qrows[item / heads]); item++) span -= spans_of(&e->qrows[item / heads]);
     const pr__qrows *s = &e->qrows[item / heads];
     start_queries(e, in, s, item % heads, f);
     attend_span(e, in, s, item % heads, span, f);
