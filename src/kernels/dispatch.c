@@ -52,6 +52,9 @@ static const struct {
     const pr_kernels *table;
 } isas[] = {
     {0, &pr__kernels_scalar},
+#if defined(__x86_64__)
+    {PR_CPU_AVX2, &pr__kernels_avx2},
+#endif
 };
 
 enum { N_ISAS = sizeof isas / sizeof isas[0] };

@@ -1,0 +1,26 @@
+/* The AVX2 kernels (AVX2, FMA, F16C). Contracts stand in kernels/kernels.h. */
+#ifndef PRECIS_KERNELS_AVX2_AVX2_H
+#define PRECIS_KERNELS_AVX2_AVX2_H
+
+#include "kernels/kernels.h"
+
+pr_mm_fn pr__avx2_mm_f32, pr__avx2_mm_f16, pr__avx2_mm_bf16, pr__avx2_mm_q8, pr__avx2_mm_q4;
+pr_mm_fn pr__avx2_mm_q8_q8, pr__avx2_mm_q4_q8;
+
+void pr__avx2_quant(const float *x, uint32_t n, pr_qblock *out);
+void pr__avx2_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
+void pr__avx2_rope(float *x, const float *cs, uint32_t n_rot, bool neox);
+void pr__avx2_silu_mul(const float *g, const float *u, uint32_t n, float *y);
+void pr__avx2_add(const float *a, const float *b, uint32_t n, float *y);
+void pr__avx2_mul(const float *a, const float *b, uint32_t n, float *y);
+void pr__avx2_scale(const float *a, float s, uint32_t n, float *y);
+void pr__avx2_softmax(float *x, uint32_t n);
+
+void pr__avx2_kv_store_f16(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
+void pr__avx2_kv_store_q8(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
+void pr__avx2_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__avx2_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__avx2_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                     uint32_t head_dim, const float *k, const float *v);
+
+#endif

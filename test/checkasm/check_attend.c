@@ -1,0 +1,119 @@
+/* Streaming attention: several tiles in turn, queries with windows of their own. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "checkasm.h"
+
+enum { ROUNDS = 150, QUERIES_MAX = 13 };
+
+typedef struct queries {
+    uint32_t n, dim;
+    const float *q[64];
+    pr_attn_state want[64], got[64];
+    uint8_t lo[64], hi[64];
+} queries;
+
+static void make_states(queries *s) {
+    size_t padded = (s->dim + 15) / 16 * 16;
+    for (uint32_t i = 0; i < s->n; i++) {
+        float *q = guard_alloc(s->dim * sizeof *q);
+        random_floats(q, s->dim, FLOATS_PLAIN);
+        s->q[i] = q;
+        s->want[i] = (pr_attn_state){.m = -INFINITY, .acc = guard_alloc(padded * sizeof(float))};
+        s->got[i] = (pr_attn_state){.m = -INFINITY, .acc = guard_alloc(padded * sizeof(float))};
+        memset(s->want[i].acc, 0, padded * sizeof(float));
+        memset(s->got[i].acc, 0, padded * sizeof(float));
+    }
+}
+
+/* Like a causal mask and window, or wild. Returns the number of tokens that must be there. */
+static uint32_t make_ranges(queries *s, int how) {
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < s->n; i++) {
+        uint32_t a = random_below(PR_KV_TOKENS), b = random_below(PR_KV_TOKENS);
+        s->lo[i] = how == 0 ? 0 : how == 1 ? (uint8_t)(i < 31 ? i : 31) : (uint8_t)(a < b ? a : b);
+        s->hi[i] = how == 0 ? (uint8_t)(i < 31 ? i + 1 : 32) : how == 3 ? 32 : (uint8_t)((a < b ? b : a) + 1);
+        s->hi[i] = s->hi[i] <= s->lo[i] ? (uint8_t)(s->lo[i] + 1) : s->hi[i];
+        most = s->hi[i] > most ? s->hi[i] : most;
+    }
+    return most;
+}
+
+static void check_round(const pr_kernels *ref, const pr_kernels *k, int round) {
+    queries s = {.n = 1 + random_below(QUERIES_MAX), .dim = round % 2 ? 64 : 1 + random_below(140)};
+    size_t padded = (s.dim + 15) / 16 * 16;
+    make_states(&s);
+    for (int tile = 0; tile < 3; tile++) {
+        uint32_t n = make_ranges(&s, (round + tile) % 4);
+        float *keys = guard_alloc((size_t)s.dim * PR_KV_TOKENS * sizeof(float));
+        float *values = guard_alloc(n * padded * sizeof(float));
+        random_floats(keys, (size_t)s.dim * PR_KV_TOKENS, round % 7 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
+        random_floats(values, n * padded, round % 11 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
+        ref->attend(s.q, s.want, s.lo, s.hi, s.n, s.dim, keys, values);
+        k->attend(s.q, s.got, s.lo, s.hi, s.n, s.dim, keys, values);
+        for (uint32_t i = 0; i < s.n; i++) {
+            check_floats(&s.want[i].m, &s.got[i].m, 1, "m of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
+            check_floats(&s.want[i].l, &s.got[i].l, 1, "l of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
+            check_floats(s.want[i].acc, s.got[i].acc, padded, "acc of query %u of %u, dim %u, lo %u, hi %u, round %d", i, s.n,
+                         s.dim, s.lo[i], s.hi[i], round);
+        }
+    }
+    guard_free_all();
+}
+
+void check_attend(const pr_kernels *ref, const pr_kernels *k) {
+    check_begin("attend", k);
+    for (int round = 0; round < ROUNDS; round++) {
+        check_round(ref, k, round);
+    }
+    check_end();
+}
+
+/* ---- timing: a context of 2048 tokens in f16 pages ---- */
+
+enum { DIM = 64, TILES = 64 };
+
+typedef struct bench_ctx {
+    queries s;
+    uint8_t *tiles;
+    float *k, *v;
+} bench_ctx;
+
+static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
+    (void)part;
+    bench_ctx *b = ctx;
+    for (uint32_t i = 0; i < b->s.n; i++) {
+        b->s.got[i].m = -INFINITY;
+        b->s.got[i].l = 0;
+    }
+    for (int i = 0; i < TILES; i++) {
+        k->kv_load_f16(b->tiles + (size_t)i * pr_kv_tile_bytes(false, DIM), DIM, PR_KV_TOKENS, b->k, b->v);
+        k->attend(b->s.q, b->s.got, b->s.lo, b->s.hi, b->s.n, DIM, b->k, b->v);
+    }
+}
+
+void bench_attend(void) {
+    static const uint32_t counts[] = {1, 3, 4, 8, 64}; /* queries that share a tile: a head's group, or a prefill chunk */
+    const pr_kernels *ref = pr_kernels_of(0);
+    for (int c = 0; c < 5; c++) {
+        bench_ctx b = {.s = {.n = counts[c], .dim = DIM}};
+        size_t bytes = pr_kv_tile_bytes(false, DIM);
+        make_states(&b.s);
+        memset(b.s.lo, 0, sizeof b.s.lo);
+        memset(b.s.hi, PR_KV_TOKENS, sizeof b.s.hi);
+        b.tiles = guard_alloc(TILES * bytes);
+        b.k = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
+        b.v = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
+        random_floats(b.k, DIM, FLOATS_PLAIN);
+        random_floats(b.v, DIM, FLOATS_PLAIN);
+        for (uint32_t j = 0; j < TILES * PR_KV_TOKENS; j++) {
+            ref->kv_store_f16(b.tiles + j / PR_KV_TOKENS * bytes, DIM, j % PR_KV_TOKENS, b.k, b.v);
+        }
+        char name[48];
+        snprintf(name, sizeof name, "attend.2048x64.%u", counts[c]);
+        bench_case(name, run_attend, &b, 1, (double)TILES * (double)bytes,
+                   2.0 * DIM * TILES * PR_KV_TOKENS * counts[c]);
+        guard_free_all();
+    }
+}
