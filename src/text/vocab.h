@@ -17,7 +17,7 @@
 typedef enum pr_vocab_kind {
     PR_VOCAB_BPE, /* byte-level BPE: merges, GPT-2 byte alphabet */
     PR_VOCAB_SPM, /* SentencePiece BPE: scores, U+2581 for space */
-    PR_VOCAB_SPM_MERGES /* pieces like SentencePiece's, but ranked by merges (tokenizer.json "BPE" with byte_fallback) */
+    PR_VOCAB_SPM_MERGES /* pieces like SentencePiece's, but ranked by merges (tokenizer.json: BPE with byte_fallback) */
 } pr_vocab_kind;
 
 /* Token attributes, a bit each; the top bit is not for callers. */
