@@ -54,6 +54,7 @@ static const struct {
     {0, &pr__kernels_scalar},
 #if defined(__x86_64__)
     {PR_CPU_AVX2, &pr__kernels_avx2},
+    {PR_CPU_AVX512, &pr__kernels_avx512},
 #endif
 };
 

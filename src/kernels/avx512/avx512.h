@@ -1,0 +1,23 @@
+/*
+ * The AVX-512 kernels (F, BW, VL, DQ, VNNI). Contracts stand in
+ * kernels/kernels.h. What is missing here is not slower in AVX2.
+ */
+#ifndef PRECIS_KERNELS_AVX512_AVX512_H
+#define PRECIS_KERNELS_AVX512_AVX512_H
+
+#include "kernels/kernels.h"
+
+pr_mm_fn pr__avx512_mm_f32, pr__avx512_mm_f16, pr__avx512_mm_bf16, pr__avx512_mm_q8, pr__avx512_mm_q4;
+pr_mm_fn pr__avx512_mm_q8_q8, pr__avx512_mm_q4_q8;
+
+void pr__avx512_quant(const float *x, uint32_t n, pr_qblock *out);
+void pr__avx512_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
+void pr__avx512_silu_mul(const float *g, const float *u, uint32_t n, float *y);
+void pr__avx512_softmax(float *x, uint32_t n);
+
+void pr__avx512_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__avx512_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
+                       uint32_t n_q, uint32_t head_dim, const float *k, const float *v);
+
+#endif

@@ -1,0 +1,27 @@
+/* The AVX-512 table. */
+#include "kernels/avx2/avx2.h"
+#include "kernels/avx512/avx512.h"
+#include "kernels/tables.h"
+
+const pr_kernels pr__kernels_avx512 = {
+    .name = "avx512",
+    .mm_f32 = {[PR_PACK_F32] = pr__avx512_mm_f32,
+               [PR_PACK_F16] = pr__avx512_mm_f16,
+               [PR_PACK_BF16] = pr__avx512_mm_bf16,
+               [PR_PACK_Q8] = pr__avx512_mm_q8,
+               [PR_PACK_Q4] = pr__avx512_mm_q4},
+    .mm_q8 = {[PR_PACK_Q8] = pr__avx512_mm_q8_q8, [PR_PACK_Q4] = pr__avx512_mm_q4_q8},
+    .quant = pr__avx512_quant,
+    .rmsnorm = pr__avx512_rmsnorm,
+    .rope = pr__avx2_rope,
+    .silu_mul = pr__avx512_silu_mul,
+    .add = pr__avx2_add,
+    .mul = pr__avx2_mul,
+    .scale = pr__avx2_scale,
+    .softmax = pr__avx512_softmax,
+    .kv_store_f16 = pr__avx2_kv_store_f16,
+    .kv_store_q8 = pr__avx2_kv_store_q8,
+    .kv_load_f16 = pr__avx512_kv_load_f16,
+    .kv_load_q8 = pr__avx512_kv_load_q8,
+    .attend = pr__avx512_attend,
+};
