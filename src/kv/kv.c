@@ -92,7 +92,7 @@ static void page_drop(pr_kv_pool *pool, uint32_t slot) {
     pool->n_used--;
 }
 
-static uint32_t pages_for(uint32_t n_tokens) { return (n_tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS; }
+static uint32_t pages_for(uint64_t n_tokens) { return (uint32_t)((n_tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS); }
 
 pr_status pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool, uint32_t tokens_max, pr_err *err) {
     *seq = (pr_kv_seq){.pool = pool, .pages_max = pages_for(tokens_max)};
@@ -112,7 +112,7 @@ void pr_kv_seq_free(pr_kv_seq *seq) {
 }
 
 pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
-    uint32_t n_old_pages = seq->n_pages, want = pages_for(seq->n_tokens + n_new);
+    uint32_t n_old_pages = seq->n_pages, want = pages_for((uint64_t)seq->n_tokens + n_new);
     if (want > seq->pages_max)
         return pr_fail(err, PR_ERR_LIMIT, "the session is full: %u tokens", seq->pages_max * PR_KV_TOKENS);
     while (seq->n_pages < want) {

@@ -1,0 +1,396 @@
+/*
+ * KV pages against a model of them.
+ *
+ * The model knows, for each sequence, the stamp that was written at every position, and for each page who shares it.
+ * Random operations are done to both; then every stamp must be where it was written, whatever forks and truncations
+ * happened in between, and pages in use, levels and the ledger must be what the model says, to the byte.
+ */
+#include "kv/kv.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "support/rig.h"
+
+enum {
+    SEQS = 6,
+    TOKENS_MAX = 200,
+    PAGES_MAX = (TOKENS_MAX + 31) / 32,
+    POOL_PAGES = 17,
+    LAYERS = 2,
+    HEADS = 3,
+    DIM = 4
+};
+
+static const pr_kv_shape shape = {LAYERS, HEADS, DIM, false};
+
+typedef struct model_page {
+    uint32_t n_refs;
+    uint8_t level;
+} model_page;
+
+typedef struct model_seq {
+    bool open;
+    pr_kv_seq seq;
+    uint32_t stamps[PAGES_MAX * 32];
+    uint32_t n_tokens, n_pages;
+    model_page *pages[PAGES_MAX];
+} model_seq;
+
+typedef struct world {
+    rig_rng rng;
+    pr_kv_pool *pool;
+    model_page pages[POOL_PAGES]; /* n_refs 0: free */
+    uint32_t n_used;
+    model_seq seqs[SEQS];
+    uint32_t stamp;
+    size_t pool_bytes; /* in the ledger, without pages and tables */
+    uint32_t n_limits; /* refused reserves */
+} world;
+
+/* ---- the model --------------------------------------------------------- */
+
+static uint32_t pages_of(uint32_t n_tokens) { return (n_tokens + 31) / 32; }
+
+static model_page *model_take(world *w) {
+    for (size_t i = 0; i < POOL_PAGES; i++) {
+        if (w->pages[i].n_refs) continue;
+        w->pages[i] = (model_page){1, 255};
+        w->n_used++;
+        return &w->pages[i];
+    }
+    fail_msg("the model has no page left");
+    return NULL;
+}
+
+static void model_drop(world *w, model_page *page) {
+    assert_true(page->n_refs > 0);
+    if (--page->n_refs == 0) w->n_used--;
+}
+
+static void model_shrink(world *w, model_seq *s, uint32_t n_pages) {
+    while (s->n_pages > n_pages) model_drop(w, s->pages[--s->n_pages]);
+}
+
+/* What a reserve must answer; on success it is done to the model. */
+static pr_status model_reserve(world *w, model_seq *s, uint32_t n_new) {
+    uint32_t want = pages_of(s->n_tokens + n_new), last = s->n_tokens / 32;
+    if (want > PAGES_MAX) return PR_ERR_LIMIT;
+    bool copy = n_new > 0 && last < s->n_pages && s->pages[last]->n_refs > 1;
+    uint32_t more = want > s->n_pages ? want - s->n_pages : 0;
+    if (more + copy > POOL_PAGES - w->n_used) return PR_ERR_LIMIT;
+    while (s->n_pages < want) s->pages[s->n_pages++] = model_take(w);
+    if (copy) {
+        model_page *page = model_take(w);
+        page->level = s->pages[last]->level;
+        model_drop(w, s->pages[last]);
+        s->pages[last] = page;
+    }
+    return PR_OK;
+}
+
+static uint8_t model_level(const model_seq *s, uint32_t n_tokens) {
+    uint8_t level = 255;
+    for (uint32_t p = 0; p < pages_of(n_tokens); p++)
+        if (s->pages[p]->level < level) level = s->pages[p]->level;
+    return level;
+}
+
+/* ---- stamps ------------------------------------------------------------ */
+
+/* A stamp lies in every tile of its position's page. */
+static void *stamp_at(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t head) {
+    return (uint8_t *)pr_kv_tile(seq, pos, layer, head) + pos % 32 * 16;
+}
+
+static void write_stamp(const pr_kv_seq *seq, uint32_t pos, uint32_t stamp) {
+    for (uint32_t t = 0; t < LAYERS * HEADS; t++) {
+        uint32_t v = stamp + t;
+        memcpy(stamp_at(seq, pos, t / HEADS, t % HEADS), &v, sizeof v);
+    }
+}
+
+static void check_stamps(const model_seq *s) {
+    for (uint32_t pos = 0; pos < s->n_tokens; pos++) {
+        for (uint32_t t = 0; t < LAYERS * HEADS; t++) {
+            uint32_t v;
+            memcpy(&v, stamp_at(&s->seq, pos, t / HEADS, t % HEADS), sizeof v);
+            if (v != s->stamps[pos] + t)
+                fail_msg("position %u, tile %u: %u instead of %u", pos, t, v, s->stamps[pos] + t);
+        }
+    }
+}
+
+static void check_world(world *w, bool all_stamps) {
+    size_t bytes = w->pool_bytes + w->n_used * pr_kv_page_bytes(&shape);
+    for (size_t i = 0; i < SEQS; i++) {
+        const model_seq *s = &w->seqs[i];
+        if (!s->open) continue;
+        bytes += PAGES_MAX * sizeof(uint32_t);
+        assert_int_equal(s->seq.n_tokens, s->n_tokens);
+        assert_int_equal(s->seq.n_pages, s->n_pages);
+        uint32_t n = rig_below(&w->rng, s->n_tokens + 1);
+        assert_int_equal(pr_kv_seq_level(&s->seq, n), model_level(s, n));
+        if (all_stamps) check_stamps(s);
+    }
+    assert_int_equal(pr_kv_pool_pages_used(w->pool), w->n_used);
+    assert_int_equal(pr_mem_bytes(PR_TAG_KV), bytes);
+}
+
+/* ---- random operations -------------------------------------------------- */
+
+static void do_open(world *w, model_seq *s) {
+    pr_err err = {0};
+    *s = (model_seq){.open = true};
+    if (pr_kv_seq_init(&s->seq, w->pool, TOKENS_MAX, &err)) fail_msg("%s", err.text);
+}
+
+static void do_close(world *w, model_seq *s) {
+    pr_kv_seq_free(&s->seq);
+    model_shrink(w, s, 0);
+    *s = (model_seq){0};
+}
+
+static void do_fork(world *w, const model_seq *from, model_seq *to) {
+    do_open(w, to);
+    pr_kv_seq_fork(&from->seq, &to->seq);
+    memcpy(to->stamps, from->stamps, sizeof to->stamps);
+    to->n_tokens = from->n_tokens;
+    to->n_pages = pages_of(from->n_tokens);
+    for (uint32_t p = 0; p < to->n_pages; p++) {
+        to->pages[p] = from->pages[p];
+        to->pages[p]->n_refs++;
+    }
+}
+
+/* Reserve and, most often, write and commit; a refusal must come exactly when the model refuses. */
+static void do_append(world *w, model_seq *s) {
+    uint32_t n = rig_below(&w->rng, rig_below(&w->rng, 3) ? 20 : 90);
+    uint8_t level = (uint8_t)rig_below(&w->rng, 5);
+    pr_err err = {0};
+    pr_status want = model_reserve(w, s, n), st = pr_kv_seq_reserve(&s->seq, n, &err);
+    assert_int_equal(st, want);
+    assert_int_equal(err.status, want);
+    if (st) w->n_limits++;
+    if (st || rig_below(&w->rng, 6) == 0) return; /* a step that was given up */
+    for (uint32_t i = 0; i < n; i++) {
+        s->stamps[s->n_tokens + i] = w->stamp += 100;
+        write_stamp(&s->seq, s->n_tokens + i, w->stamp);
+    }
+    pr_kv_seq_commit(&s->seq, n, level);
+    for (uint32_t p = s->n_tokens / 32; p < pages_of(s->n_tokens + n); p++)
+        if (level < s->pages[p]->level) s->pages[p]->level = level;
+    s->n_tokens += n;
+}
+
+static void do_truncate(world *w, model_seq *s) {
+    uint32_t n = rig_below(&w->rng, s->n_tokens + 10);
+    pr_kv_seq_truncate(&s->seq, n);
+    if (n < s->n_tokens) s->n_tokens = n;
+    model_shrink(w, s, pages_of(s->n_tokens));
+}
+
+static void random_world(uint64_t seed, uint32_t *n_limits) {
+    static world w;
+    w = (world){.rng = {seed}};
+    pr_err err = {0};
+    size_t held = pr_mem_bytes(PR_TAG_KV);
+    assert_int_equal(held, 0);
+    if (pr_kv_pool_open(&shape, POOL_PAGES * pr_kv_page_bytes(&shape), &w.pool, &err)) fail_msg("%s", err.text);
+    assert_int_equal(pr_kv_pool_pages(w.pool), POOL_PAGES);
+    w.pool_bytes = pr_mem_bytes(PR_TAG_KV);
+    for (int i = 0; i < 400; i++) {
+        model_seq *s = &w.seqs[rig_below(&w.rng, SEQS)], *other = &w.seqs[rig_below(&w.rng, SEQS)];
+        uint32_t what = rig_below(&w.rng, 16);
+        if (!s->open) do_open(&w, s);
+        else if (what < 9) do_append(&w, s);
+        else if (what < 12) do_truncate(&w, s);
+        else if (what < 13) do_close(&w, s);
+        else if (other->open) do_close(&w, other);
+        else do_fork(&w, s, other);
+        check_world(&w, i % 8 == 0);
+    }
+    check_world(&w, true);
+    for (size_t i = 0; i < SEQS; i++)
+        if (w.seqs[i].open) do_close(&w, &w.seqs[i]);
+    check_world(&w, true);
+    assert_int_equal(w.n_used, 0);
+    pr_kv_pool_close(w.pool);
+    assert_int_equal(pr_mem_bytes(PR_TAG_KV), 0);
+    *n_limits += w.n_limits;
+}
+
+static void as_the_model_says(void **state) {
+    (void)state;
+    uint32_t n_limits = 0;
+    for (uint64_t seed = 1; seed <= 30; seed++) random_world(seed, &n_limits);
+    assert_true(n_limits > 30); /* the full pool was met, or half of this test tests nothing */
+}
+
+/* ---- single promises ----------------------------------------------------- */
+
+static pr_kv_pool *open_pool(const pr_kv_shape *of, size_t bytes) {
+    pr_err err = {0};
+    pr_kv_pool *pool = NULL;
+    if (pr_kv_pool_open(of, bytes, &pool, &err)) fail_msg("%s", err.text);
+    return pool;
+}
+
+static void a_pool_has_the_pages_that_fit_and_at_least_one(void **state) {
+    (void)state;
+    size_t page = pr_kv_page_bytes(&shape);
+    assert_int_equal(page % 4096, 0);
+    assert_true(page >= LAYERS * HEADS * pr_kv_tile_bytes(false, DIM));
+    const struct {
+        size_t bytes;
+        uint32_t pages;
+    } cases[] = {{0, 1}, {1, 1}, {page, 1}, {2 * page - 1, 1}, {2 * page, 2}, {100 * page + 7, 100}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pr_kv_pool *pool = open_pool(&shape, cases[i].bytes);
+        assert_int_equal(pr_kv_pool_pages(pool), cases[i].pages);
+        assert_int_equal(pr_kv_pool_pages_used(pool), 0);
+        pr_kv_pool_close(pool);
+    }
+    pr_kv_pool_close(NULL);
+}
+
+/* Every tile of every page has bytes of its own. */
+static void tiles_do_not_overlap(void **state) {
+    (void)state;
+    const pr_kv_shape shapes[] = {{3, 2, 16, false}, {2, 5, 24, true}, {1, 1, 1, false}};
+    pr_err err = {0};
+    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
+        const pr_kv_shape *of = &shapes[k];
+        size_t tile = pr_kv_tile_bytes(of->q8, of->head_dim);
+        pr_kv_pool *pool = open_pool(of, 3 * pr_kv_page_bytes(of));
+        pr_kv_seq seq;
+        assert_int_equal(pr_kv_seq_init(&seq, pool, 96, &err), PR_OK);
+        assert_int_equal(pr_kv_seq_q8(&seq), of->q8);
+        assert_int_equal(pr_kv_seq_reserve(&seq, 96, &err), PR_OK);
+        for (int pass = 0; pass < 2; pass++) {
+            uint8_t mark = 1;
+            for (uint32_t p = 0; p < 3; p++) {
+                for (uint32_t t = 0; t < of->n_layers * of->n_kv_heads; t++, mark++) {
+                    uint8_t *at = pr_kv_tile(&seq, p * 32 + (uint32_t)pass * 31, t / of->n_kv_heads,
+                                             t % of->n_kv_heads);
+                    assert_int_equal((uintptr_t)at % 32, 0);
+                    if (pass == 0) memset(at, mark, tile);
+                    for (size_t i = 0; i < tile; i++) assert_int_equal(at[i], mark);
+                }
+            }
+        }
+        pr_kv_seq_free(&seq);
+        pr_kv_pool_close(pool);
+    }
+}
+
+static void a_refused_reserve_changes_nothing(void **state) {
+    (void)state;
+    pr_err err = {0};
+    pr_kv_pool *pool = open_pool(&shape, 3 * pr_kv_page_bytes(&shape));
+    pr_kv_seq a, b;
+    assert_int_equal(pr_kv_seq_init(&a, pool, 320, &err), PR_OK);
+    assert_int_equal(pr_kv_seq_init(&b, pool, 64, &err), PR_OK);
+    assert_int_equal(pr_kv_seq_reserve(&a, 40, &err), PR_OK);
+    pr_kv_seq_commit(&a, 40, 3);
+    assert_int_equal(pr_kv_seq_reserve(&a, 57, &err), PR_ERR_LIMIT); /* a fourth page */
+    assert_non_null(strstr(err.text, "3 pages"));
+    assert_int_equal(a.n_tokens, 40);
+    assert_int_equal(a.n_pages, 2);
+    assert_int_equal(pr_kv_pool_pages_used(pool), 2);
+    assert_int_equal(pr_kv_seq_reserve(&b, 65, &err), PR_ERR_LIMIT); /* over its own bound */
+    assert_non_null(strstr(err.text, "64 tokens"));
+    /* A fork that wants a copy of the shared page and one more: only one is left. */
+    pr_kv_seq_fork(&a, &b);
+    assert_int_equal(pr_kv_seq_reserve(&b, 24, &err), PR_OK);
+    assert_int_equal(pr_kv_pool_pages_used(pool), 3);
+    assert_int_equal(pr_kv_seq_reserve(&a, 25, &err), PR_ERR_LIMIT);
+    assert_int_equal(a.n_pages, 2);
+    pr_kv_seq_free(&b);
+    assert_int_equal(pr_kv_seq_reserve(&a, 25, &err), PR_OK);
+    pr_kv_seq_free(&a);
+    pr_kv_seq_free(&a); /* all zero now */
+    pr_kv_pool_close(pool);
+}
+
+/* Whichever request fails, the status says so and the sequence holds what it held. */
+static void every_failing_request(void **state) {
+    (void)state;
+    pr_err err = {0};
+    size_t held = pr_mem_total();
+    bool through = false;
+    for (int64_t after = 0; !through; after++) {
+        assert_true(after < 100);
+        pr_kv_pool *pool = NULL;
+        pr_kv_seq a = {0}, b = {0};
+        pr_mem_fail_after(after, false);
+        pr_status st = pr_kv_pool_open(&shape, 8 * pr_kv_page_bytes(&shape), &pool, &err);
+        if (!st) st = pr_kv_seq_init(&a, pool, TOKENS_MAX, &err);
+        if (!st) st = pr_kv_seq_init(&b, pool, TOKENS_MAX, &err);
+        if (!st) st = pr_kv_seq_reserve(&a, 70, &err);
+        if (!st) pr_kv_seq_commit(&a, 70, 0);
+        if (!st) pr_kv_seq_fork(&a, &b);
+        uint32_t n_used = pool ? pr_kv_pool_pages_used(pool) : 0;
+        if (!st && (st = pr_kv_seq_reserve(&b, 40, &err)) != PR_OK) {
+            assert_int_equal(pr_kv_pool_pages_used(pool), n_used);
+            assert_int_equal(b.n_pages, 3);
+        }
+        through = !pr_mem_failed();
+        assert_int_equal(st, through ? PR_OK : PR_ERR_NOMEM);
+        pr_mem_fail_after(-1, false);
+        pr_kv_seq_free(&a);
+        pr_kv_seq_free(&b);
+        if (pool) assert_int_equal(pr_kv_pool_pages_used(pool), 0);
+        pr_kv_pool_close(pool);
+        assert_int_equal(pr_mem_total(), held);
+    }
+}
+
+/* Taking pages is no request to the system: a decode step may do it. */
+static void pages_are_no_allocations(void **state) {
+    (void)state;
+    pr_err err = {0};
+    pr_kv_pool *pool = open_pool(&shape, 4 * pr_kv_page_bytes(&shape));
+    pr_kv_seq seq;
+    assert_int_equal(pr_kv_seq_init(&seq, pool, 128, &err), PR_OK);
+    uint64_t count = pr_mem_count();
+    for (int i = 0; i < 128; i++) {
+        assert_int_equal(pr_kv_seq_reserve(&seq, 1, &err), PR_OK);
+        pr_kv_seq_commit(&seq, 1, 0);
+    }
+    assert_int_equal(pr_mem_count(), count);
+    pr_kv_seq_free(&seq);
+    pr_kv_pool_close(pool);
+}
+
+/* Bounds near 2^32 are bounds, not wrapped ones. */
+static void the_largest_sequence(void **state) {
+    (void)state;
+    pr_err err = {0};
+    pr_kv_pool *pool = open_pool(&shape, 2 * pr_kv_page_bytes(&shape));
+    pr_kv_seq seq = {0};
+    pr_status st = pr_kv_seq_init(&seq, pool, UINT32_MAX, &err); /* half a gigabyte of table, if the system allows */
+    if (st == PR_OK) {
+        assert_int_equal(seq.pages_max, 1u << 27);
+        assert_int_equal(pr_kv_seq_reserve(&seq, 64, &err), PR_OK);
+        assert_int_equal(pr_kv_seq_reserve(&seq, UINT32_MAX, &err), PR_ERR_LIMIT);
+        assert_int_equal(pr_kv_pool_pages_used(pool), 2);
+    } else {
+        assert_int_equal(st, PR_ERR_NOMEM);
+    }
+    pr_kv_seq_free(&seq);
+    pr_kv_pool_close(pool);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(as_the_model_says),     cmocka_unit_test(a_pool_has_the_pages_that_fit_and_at_least_one),
+        cmocka_unit_test(tiles_do_not_overlap),  cmocka_unit_test(a_refused_reserve_changes_nothing),
+        cmocka_unit_test(every_failing_request), cmocka_unit_test(pages_are_no_allocations),
+        cmocka_unit_test(the_largest_sequence),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
