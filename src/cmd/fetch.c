@@ -51,6 +51,9 @@ typedef struct fetch {
     uint64_t total;               /* of the whole file; 0: unknown */
     uint64_t resumed_at;
     char sha256[PR_SHA256_HEX];   /* asked for, or announced; "" none */
+    curl_off_t moved_bytes;       /* of this transfer */
+    double moved_at;              /* when it last grew */
+    bool stalled;
     bool first_host;              /* this transfer goes to the host of ask->url */
     pr_progress bar;
     pr_status status;             /* failure inside a callback */
@@ -67,18 +70,18 @@ typedef enum outcome {
 
 /* ---- addresses ---- */
 
-/* One part of a URL, or NULL; curl_free() it. */
-static char *url_part(const char *url, CURLUPart which, unsigned flags) {
-    char *text = NULL;
+/* One part of a URL into *out, or NULL; curl_free() it. */
+static bool url_part(const char *url, CURLUPart which, unsigned flags, char **out) {
     CURLU *u = curl_url();
-    if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK) curl_url_get(u, which, &text, flags);
+    *out = NULL;
+    if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK) curl_url_get(u, which, out, flags);
     curl_url_cleanup(u);
-    return text;
+    return *out != NULL;
 }
 
 static bool same_part(const char *a, const char *b, CURLUPart which) {
-    char *x = url_part(a, which, CURLU_DEFAULT_PORT), *y = url_part(b, which, CURLU_DEFAULT_PORT);
-    bool same = x && y && !strcasecmp(x, y);
+    char *x, *y = NULL;
+    bool same = url_part(a, which, CURLU_DEFAULT_PORT, &x) && url_part(b, which, CURLU_DEFAULT_PORT, &y) && !strcasecmp(x, y);
     curl_free(x);
     curl_free(y);
     return same;
@@ -122,8 +125,8 @@ pr_status pr__fetch_clean_name(const char *name, char **out, pr_err *err) {
 
 pr_status pr__fetch_name(const char *url, char **out, pr_err *err) {
     *out = NULL;
-    char *path = url_part(url, CURLUPART_PATH, 0), *name = NULL;
-    if (!path) return pr_fail(err, PR_ERR_ARG, "\"%.200s\" is not an address", url);
+    char *path = NULL, *name = NULL;
+    if (!url_part(url, CURLUPART_PATH, 0, &path)) return pr_fail(err, PR_ERR_ARG, "\"%.200s\" is not an address", url);
     const char *slash = strrchr(path, '/');
     name = curl_easy_unescape(NULL, slash ? slash + 1 : path, 0, NULL);
     pr_status status = name ? pr__fetch_clean_name(name, out, err) : pr_fail_nomem(err, "a file name", 0);
@@ -243,11 +246,16 @@ static size_t on_body(char *data, size_t size, size_t count, void *arg) {
     return f->status == PR_OK ? len : 0;
 }
 
+/* Called at least once a second. libcurl's own low-speed limit looks at an average, which notices late. */
 static int on_progress(void *arg, curl_off_t dltotal, curl_off_t dlnow, curl_off_t ultotal, curl_off_t ulnow) {
     fetch *f = arg;
-    (void)dltotal, (void)dlnow, (void)ultotal, (void)ulnow;
+    double now = pr_now();
+    (void)dltotal, (void)ultotal, (void)ulnow;
+    if (dlnow != f->moved_bytes) f->moved_at = now;
+    f->moved_bytes = dlnow;
+    f->stalled = now - f->moved_at > f->ask->stall_seconds;
     if (f->body_begun) pr__progress_update(&f->bar, f->part.size, f->total);
-    return *pr__interrupt() != 0;
+    return f->stalled || *pr__interrupt();
 }
 
 /* ---- one transfer ---- */
@@ -283,7 +291,9 @@ static CURLcode transfer(fetch *f, char *curl_text) {
 
     f->first_host = same_host(f->url, f->ask->url);
     f->head = (reply){0};
-    f->body_begun = false;
+    f->body_begun = f->stalled = false;
+    f->moved_bytes = 0;
+    f->moved_at = pr_now();
     curl_easy_reset(c);
     curl_easy_setopt(c, CURLOPT_PROTOCOLS_STR, "http,https,file");
     curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
@@ -291,8 +301,6 @@ static CURLcode transfer(fetch *f, char *curl_text) {
     curl_easy_setopt(c, CURLOPT_ERRORBUFFER, curl_text);
     curl_easy_setopt(c, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_SECONDS);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_LIMIT, 1L);
-    curl_easy_setopt(c, CURLOPT_LOW_SPEED_TIME, (long)f->ask->stall_seconds);
     curl_easy_setopt(c, CURLOPT_HEADERFUNCTION, on_header);
     curl_easy_setopt(c, CURLOPT_HEADERDATA, f);
     curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
@@ -330,6 +338,10 @@ static outcome http_failed(fetch *f, long code) {
 static outcome connection_failed(fetch *f, CURLcode rc, const char *text) {
     const char *detail = text[0] ? text : curl_easy_strerror(rc);
     bool moved = f->body_begun;
+    if (rc == CURLE_ABORTED_BY_CALLBACK && f->stalled) {
+        pr_fail(f->err, PR_ERR_IO, "%s: nothing came for %u s", f->shown, f->ask->stall_seconds);
+        return PASSING;
+    }
     if (rc == CURLE_ABORTED_BY_CALLBACK) {
         pr_fail(f->err, PR_ERR_CANCELLED, "stopped");
         return FAILED;

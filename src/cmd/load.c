@@ -89,6 +89,7 @@ pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_er
         opts.progress_arg = &bar;
         status = pr_engine_open(path, &opts, out, err);
         pr__progress_end(&bar);
+        if (status != PR_OK) pr__models_name_file(path, err);
     }
     pr_free(path);
     return status;

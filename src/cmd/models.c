@@ -192,3 +192,9 @@ pr_status pr__models_resolve(const char *model, char **path, pr_err *err) {
     pr_free(dir);
     return status;
 }
+
+void pr__models_name_file(const char *path, pr_err *err) {
+    const char *slash = path ? strrchr(path, '/') : NULL, *name = slash ? slash + 1 : path;
+    bool about_file = err->status == PR_ERR_FORMAT || err->status == PR_ERR_UNSUPPORTED || err->status == PR_ERR_IO;
+    if (name && about_file && !strstr(err->text, name)) pr_err_context(err, "%.200s", path);
+}

@@ -38,6 +38,9 @@ typedef struct pr_model_names {
 pr_status pr__models_names(const char *dir, pr_model_names *out, pr_err *err);
 void pr__models_names_free(pr_model_names *names);
 
+/* After a failure with the file at path: make the error name it, when it is about the file and does not name it yet. */
+void pr__models_name_file(const char *path, pr_err *err);
+
 /* "dir/name", or NULL when out of memory; pr_free() it. */
 char *pr__path_join(const char *dir, const char *name);
 

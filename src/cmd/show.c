@@ -188,6 +188,7 @@ static pr_status show_model(show *w, const char *model) {
     if (status == PR_OK) status = pr__models_resolve(model, &path, &w->err);
     if (status == PR_OK) status = pr_model_file_open(path, &w->file, &w->err);
     if (status == PR_OK && estimate) status = pr_engine_estimate(path, &w->load.opts, &w->estimate, &w->err);
+    if (status != PR_OK) pr__models_name_file(path, &w->err);
     if (status == PR_OK && w->json) pr__json_open(&w->out);
     if (status == PR_OK && estimate && (w->json || !parts)) {
         pr_engine_info info;
