@@ -61,8 +61,8 @@ typedef struct pr_engine pr_engine;
 typedef struct pr_session pr_session;
 
 typedef enum pr_kv_type {
-    PR_KV_F16 = 0,
-    PR_KV_Q8 /* 8 bits, one scale per token and head */
+    PR_KV_F16 = 0, /* with exact: 32 bits */
+    PR_KV_Q8  /* 8 bits, one scale per token and head */
 } pr_kv_type;
 
 /* Zero-initialize for defaults. */

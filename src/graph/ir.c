@@ -12,6 +12,8 @@
 #include "graph/ir.h"
 
 #include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -61,8 +63,15 @@ pr_status pr_graph_check(const pr_graph *g, pr_err *err) {
 
 /* ---- building --------------------------------------------------------- */
 
-static pr_node_id graph_fail(pr_graph *g, pr_status status, const char *text) {
-    if (!g->err.status) (void)pr_fail(&g->err, status, "layer %u: %s", g->layer_now, text);
+/* Keep the first failure. */
+static pr_node_id PR_PRINTF(3, 4) graph_fail(pr_graph *g, pr_status status, const char *fmt, ...) {
+    if (g->err.status) return PR_NODE_NONE;
+    char text[256];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    (void)pr_fail(&g->err, status, "layer %u: %s", g->layer_now, text);
     return PR_NODE_NONE;
 }
 
@@ -96,6 +105,18 @@ static pr_node node_of(pr_graph *g, pr_op op, uint32_t n_in, const pr_node_id *i
 
 static bool is_matrix(const pr_node *n) { return n->op == PR_OP_WEIGHT && n->mat_rows > 0; }
 
+static const char *name_of(const pr_node *n) { return n->name ? n->name : pr_op_name(n->op); }
+
+static pr_node_id not_a_matrix(pr_graph *g, const pr_node *n) {
+    return graph_fail(g, PR_ERR_FORMAT, "tensor %s is not a matrix", name_of(n));
+}
+
+/* A vector of n numbers is wanted for `whose`. */
+static pr_node_id bad_vector(pr_graph *g, const pr_node *v, const char *whose, uint32_t n) {
+    if (is_matrix(v)) return graph_fail(g, PR_ERR_FORMAT, "tensor %s is a matrix", name_of(v));
+    return graph_fail(g, PR_ERR_FORMAT, "tensor %s has %u numbers where %s has %u", name_of(v), v->cols, whose, n);
+}
+
 pr_node_id pr_g_const(pr_graph *g, const char *name, const float *data, uint32_t n) {
     float *copy = pr_arena_array(&g->arena, n ? n : 1, sizeof *copy);
     if (!copy) return graph_fail(g, PR_ERR_NOMEM, "out of memory for a constant");
@@ -110,7 +131,7 @@ pr_node_id pr_g_const(pr_graph *g, const char *name, const float *data, uint32_t
 pr_node_id pr_g_weight(pr_graph *g, const pr_tensor_info *t) {
     if (!t) return PR_NODE_NONE;
     if (t->n_dims > 2 || t->dims[0] > INT32_MAX || t->dims[1] > INT32_MAX)
-        return graph_fail(g, PR_ERR_UNSUPPORTED, "a weight has more than two dimensions or is too large");
+        return graph_fail(g, PR_ERR_UNSUPPORTED, "tensor %s has more than two dimensions or is too large", t->name);
     for (uint32_t i = 0; i < g->n_nodes; i++) /* tied weights are one node */
         if (g->nodes[i].tensor == t) return (pr_node_id)i;
     pr_node node = node_of(g, PR_OP_WEIGHT, 0, NULL);
@@ -123,7 +144,7 @@ pr_node_id pr_g_weight(pr_graph *g, const pr_tensor_info *t) {
 
 pr_node_id pr_g_embed(pr_graph *g, pr_node_id matrix) {
     if (matrix == PR_NODE_NONE) return matrix;
-    if (!is_matrix(&g->nodes[matrix])) return graph_fail(g, PR_ERR_FORMAT, "the token embedding is not a matrix");
+    if (!is_matrix(&g->nodes[matrix])) return not_a_matrix(g, &g->nodes[matrix]);
     pr_node node = node_of(g, PR_OP_EMBED, 1, &matrix);
     node.rows = PR_ROWS_TOKENS;
     return pr_g_append(g, &node);
@@ -141,7 +162,7 @@ pr_node_id pr_g_rope_table(pr_graph *g, pr_node_id inv_freq, float factor) {
 pr_node_id pr_g_norm(pr_graph *g, pr_node_id x, pr_node_id weight, float eps) {
     if (x == PR_NODE_NONE || weight == PR_NODE_NONE) return PR_NODE_NONE;
     if (g->nodes[weight].cols != g->nodes[x].cols || is_matrix(&g->nodes[weight]))
-        return graph_fail(g, PR_ERR_FORMAT, "a norm weight's length is not that of its input");
+        return bad_vector(g, &g->nodes[weight], "its input", g->nodes[x].cols);
     pr_node node = node_of(g, PR_OP_NORM, 2, (pr_node_id[]){x, weight});
     node.attr.eps = eps;
     return pr_g_append(g, &node);
@@ -150,15 +171,12 @@ pr_node_id pr_g_norm(pr_graph *g, pr_node_id x, pr_node_id weight, float eps) {
 pr_node_id pr_g_matmul(pr_graph *g, pr_node_id x, pr_node_id matrix, pr_node_id bias) {
     if (x == PR_NODE_NONE || matrix == PR_NODE_NONE) return PR_NODE_NONE;
     const pr_node *w = &g->nodes[matrix];
-    if (!is_matrix(w)) return graph_fail(g, PR_ERR_FORMAT, "a matrix was expected");
-    if (w->cols != g->nodes[x].cols) {
-        if (!g->err.status)
-            (void)pr_fail(&g->err, PR_ERR_FORMAT, "tensor %s has %u columns where its input has %u", w->name, w->cols,
+    if (!is_matrix(w)) return not_a_matrix(g, w);
+    if (w->cols != g->nodes[x].cols)
+        return graph_fail(g, PR_ERR_FORMAT, "tensor %s has %u columns where its input has %u", name_of(w), w->cols,
                           g->nodes[x].cols);
-        return PR_NODE_NONE;
-    }
     if (bias != PR_NODE_NONE && (is_matrix(&g->nodes[bias]) || g->nodes[bias].cols != w->mat_rows))
-        return graph_fail(g, PR_ERR_FORMAT, "a bias has not the length of its matrix's rows");
+        return bad_vector(g, &g->nodes[bias], "its matrix", w->mat_rows);
     pr_node node = node_of(g, PR_OP_MATMUL, bias == PR_NODE_NONE ? 2 : 3, (pr_node_id[]){x, matrix, bias});
     node.cols = w->mat_rows;
     node.attr.n_mats = 1;
@@ -170,7 +188,8 @@ pr_node_id pr_g_rope(pr_graph *g, pr_node_id x, pr_node_id table, uint32_t head_
     if (x == PR_NODE_NONE || table == PR_NODE_NONE) return PR_NODE_NONE;
     uint32_t n_rot = g->nodes[table].cols;
     if (head_dim == 0 || g->nodes[x].cols % head_dim || n_rot > head_dim)
-        return graph_fail(g, PR_ERR_FORMAT, "rotary dimensions do not fit the heads");
+        return graph_fail(g, PR_ERR_FORMAT, "%u rotary dimensions do not fit %u columns in heads of %u", n_rot,
+                          g->nodes[x].cols, head_dim);
     pr_node node = node_of(g, PR_OP_ROPE, 2, (pr_node_id[]){x, table});
     node.attr.head_dim = head_dim;
     node.attr.n_heads = node.cols / head_dim;
@@ -182,7 +201,8 @@ pr_node_id pr_g_rope(pr_graph *g, pr_node_id x, pr_node_id table, uint32_t head_
 pr_node_id pr_g_kv_write(pr_graph *g, pr_node_id k, pr_node_id v, uint32_t layer, uint32_t head_dim) {
     if (k == PR_NODE_NONE || v == PR_NODE_NONE) return PR_NODE_NONE;
     if (g->nodes[k].cols != g->nodes[v].cols || head_dim == 0 || g->nodes[k].cols % head_dim)
-        return graph_fail(g, PR_ERR_FORMAT, "keys and values do not have the same heads");
+        return graph_fail(g, PR_ERR_FORMAT, "keys of %u and values of %u columns do not have the same heads of %u",
+                          g->nodes[k].cols, g->nodes[v].cols, head_dim);
     pr_node node = node_of(g, PR_OP_KV_WRITE, 2, (pr_node_id[]){k, v});
     node.attr.layer = layer;
     node.attr.head_dim = head_dim;
@@ -195,7 +215,8 @@ pr_node_id pr_g_attend(pr_graph *g, pr_node_id q, pr_node_id kv, uint32_t n_head
     if (q == PR_NODE_NONE || kv == PR_NODE_NONE) return PR_NODE_NONE;
     const pr_attr *a = &g->nodes[kv].attr;
     if (n_heads % a->n_kv_heads || g->nodes[q].cols != n_heads * a->head_dim)
-        return graph_fail(g, PR_ERR_FORMAT, "query heads are not a multiple of the key heads");
+        return graph_fail(g, PR_ERR_FORMAT, "%u query heads in %u columns do not fit %u key heads of %u", n_heads,
+                          g->nodes[q].cols, a->n_kv_heads, a->head_dim);
     pr_node node = node_of(g, PR_OP_ATTEND, 2, (pr_node_id[]){q, kv});
     node.attr.layer = a->layer;
     node.attr.head_dim = a->head_dim;
@@ -208,8 +229,9 @@ pr_node_id pr_g_attend(pr_graph *g, pr_node_id q, pr_node_id kv, uint32_t n_head
 
 static pr_node_id binary(pr_graph *g, pr_op op, pr_node_id a, pr_node_id b) {
     if (a == PR_NODE_NONE || b == PR_NODE_NONE) return PR_NODE_NONE;
-    if (g->nodes[a].cols != g->nodes[b].cols)
-        return graph_fail(g, PR_ERR_FORMAT, "two values of different width cannot be combined");
+    if (is_matrix(&g->nodes[a])) return bad_vector(g, &g->nodes[a], "", 0);
+    if (is_matrix(&g->nodes[b]) || g->nodes[a].cols != g->nodes[b].cols)
+        return bad_vector(g, &g->nodes[b], name_of(&g->nodes[a]), g->nodes[a].cols);
     pr_node node = node_of(g, op, 2, (pr_node_id[]){a, b});
     return pr_g_append(g, &node);
 }

@@ -122,7 +122,7 @@ static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *
     }
     if (n == 0) return;
     const void *tile = pr_kv_tile(s->run->seq, base, in->attr->layer, kv_head);
-    (pr_kv_seq_q8(s->run->seq) ? e->k->kv_load_q8 : e->k->kv_load_f16)(tile, dim, hi_max, f->k, f->v);
+    pr__kv_load_of(e->k, pr_kv_seq_form(s->run->seq))(tile, dim, hi_max, f->k, f->v);
     e->k->attend(f->qs + from, f->states + from, f->lo, f->hi, n, dim, f->k, f->v);
 }
 

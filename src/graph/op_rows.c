@@ -47,10 +47,10 @@ static void kv_write(const pr_exec *e, const pr__instr *in, uint32_t row) {
     const pr_exec_run *run = e->run_of[row];
     uint32_t pos = e->positions[row], dim = in->attr->head_dim;
     const float *k = pr__row(&in->in[0], row), *v = pr__row(&in->in[1], row);
-    bool q8 = pr_kv_seq_q8(run->seq);
+    pr__kv_store *store = pr__kv_store_of(e->k, pr_kv_seq_form(run->seq));
     for (uint32_t h = 0; h < in->attr->n_kv_heads; h++) {
         void *tile = pr_kv_tile(run->seq, pos, in->attr->layer, h);
-        (q8 ? e->k->kv_store_q8 : e->k->kv_store_f16)(tile, dim, pos % PR_KV_TOKENS, k + h * dim, v + h * dim);
+        store(tile, dim, pos % PR_KV_TOKENS, k + h * dim, v + h * dim);
     }
 }
 

@@ -74,14 +74,18 @@ typedef void pr_mm_fn(const pr_mm_args *args);
 /* Tokens in a KV page, which is the tile of streaming attention. */
 enum { PR_KV_TOKENS = 32 };
 
+/* How keys and values stand in a KV page. F32 serves the exact path. */
+typedef enum pr_kv_form { PR_KV_FORM_F16, PR_KV_FORM_Q8, PR_KV_FORM_F32 } pr_kv_form;
+
 /*
  * One KV page of one layer and one KV head:
  *   f16:  f16 k[head_dim][32]; f16 v[32][head_dim]                        (k is transposed: a lane is a token)
+ *   f32:  float k[head_dim][32]; float v[32][head_dim]
  *   q8:   f16 kd[32]; f16 vd[32]; int8 k[head_dim][32]; int8 v[32][head_dim]   (scale per token)
  * q8 numbers: d = max|x| / 127 as f16 (at most 65504), q = round to nearest even of x * (1/d) within +-127, 0 when d is
  * 0; NaN counts as 0, infinities as +-FLT_MAX. A decoded number is (float)q * d.
  */
-size_t pr_kv_tile_bytes(bool q8, uint32_t head_dim);
+size_t pr_kv_tile_bytes(pr_kv_form form, uint32_t head_dim);
 
 /*
  * Streaming (online-softmax) attention state of one query head, and its update
@@ -132,6 +136,10 @@ typedef struct pr_kernels {
     void (*attend)(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                    uint32_t head_dim, const float *k, const float *v);
 } pr_kernels;
+
+/* Store and load of f32 tiles, as kv_store_* and kv_load_* above: copying, the same for every ISA. */
+void pr_kv_store_f32(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
+void pr_kv_load_f32(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
 
 /* The best table whose ISA is in both mask (0: anything) and this CPU. Immutable, static. */
 const pr_kernels *pr_kernels_get(uint32_t mask);

@@ -29,7 +29,7 @@ struct pr_kv_pool {
 
 size_t pr_kv_page_bytes(const pr_kv_shape *shape) {
     size_t tiles = (size_t)shape->n_layers * shape->n_kv_heads;
-    return pr_align_up(tiles * pr_kv_tile_bytes(shape->q8, shape->head_dim), 4096);
+    return pr_align_up(tiles * pr_kv_tile_bytes(shape->form, shape->head_dim), 4096);
 }
 
 pr_status pr_kv_pool_open(const pr_kv_shape *shape, size_t bytes_max, pr_kv_pool **out, pr_err *err) {
@@ -37,7 +37,7 @@ pr_status pr_kv_pool_open(const pr_kv_shape *shape, size_t bytes_max, pr_kv_pool
     pr_kv_pool *pool = pr_calloc(PR_TAG_KV, 1, sizeof *pool);
     if (!pool) return pr_fail_nomem(err, "KV pool", sizeof *pool);
     pool->shape = *shape;
-    pool->tile_bytes = pr_kv_tile_bytes(shape->q8, shape->head_dim);
+    pool->tile_bytes = pr_kv_tile_bytes(shape->form, shape->head_dim);
     pool->page_bytes = pr_kv_page_bytes(shape);
     size_t n = bytes_max / pool->page_bytes;
     pool->n_pages = n < 1 ? 1 : n > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)n;
@@ -173,7 +173,7 @@ uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens) {
     return level;
 }
 
-bool pr_kv_seq_q8(const pr_kv_seq *seq) { return seq->pool->shape.q8; }
+pr_kv_form pr_kv_seq_form(const pr_kv_seq *seq) { return seq->pool->shape.form; }
 
 void *pr_kv_tile(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head) {
     const pr_kv_pool *pool = seq->pool;

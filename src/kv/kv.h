@@ -21,7 +21,7 @@
 
 typedef struct pr_kv_shape {
     uint32_t n_layers, n_kv_heads, head_dim;
-    bool q8;
+    pr_kv_form form;
 } pr_kv_shape;
 
 typedef struct pr_kv_pool pr_kv_pool;
@@ -64,7 +64,7 @@ void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst);
 /* The lowest level that made any of the first n_tokens; 255 for none. */
 uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens);
 
-bool pr_kv_seq_q8(const pr_kv_seq *seq);
+pr_kv_form pr_kv_seq_form(const pr_kv_seq *seq);
 
 /* The tile of one layer and head in the page that holds position pos. */
 void *pr_kv_tile(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head);

@@ -18,6 +18,7 @@
  * neighbours; safetensors keep them half a head apart ("neox").
  */
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/model.h"
@@ -67,26 +68,38 @@ static pr_status read_shape(llama *m, pr_err *err) {
     return PR_OK;
 }
 
+/* Newer config.json files keep theta and scaling together as rope_parameters. */
+static const char *hf_rope_key(const llama *m, char *buf, size_t len, const char *field) {
+    bool newer = pr_model_file_meta(m->file, "rope_parameters.rope_theta") || pr_model_file_meta(m->file, "rope_parameters.rope_type");
+    (void)snprintf(buf, len, "%s.%s", newer ? "rope_parameters" : "rope_scaling", field);
+    return buf;
+}
+
+static float rope_number(llama *m, const char *gguf, const char *field, bool required, float fallback) {
+    char key[64];
+    return pr_model_f32(m->file, m->g, (pr_names){gguf, hf_rope_key(m, key, sizeof key, field)}, required, fallback);
+}
+
 static pr_status rope_scaling(llama *m, pr_rope *r, pr_err *err) {
-    const pr_model_file *f = m->file;
-    pr_graph *g = m->g;
-    const char *type = pr_model_str(f, g, (pr_names){"llama.rope.scaling.type", "rope_scaling.rope_type"});
-    if (!type) type = pr_model_str(f, g, (pr_names){NULL, "rope_scaling.type"});
-    if (!type) type = pr_model_str(f, g, (pr_names){NULL, "rope_parameters.rope_type"});
+    char key[64];
+    const char *type =
+        pr_model_str(m->file, m->g, (pr_names){"llama.rope.scaling.type", hf_rope_key(m, key, sizeof key, "rope_type")});
+    if (!type) type = pr_model_str(m->file, m->g, (pr_names){NULL, "rope_scaling.type"});
     /* "dynamic" changes nothing within the trained context, and precis stays within it. */
     if (!type || strcmp(type, "none") == 0 || strcmp(type, "default") == 0 || strcmp(type, "dynamic") == 0) return PR_OK;
     if (strcmp(type, "linear") == 0) r->scaling = PR_ROPE_LINEAR;
     else if (strcmp(type, "llama3") == 0) r->scaling = PR_ROPE_LLAMA3;
     else if (strcmp(type, "yarn") == 0) r->scaling = PR_ROPE_YARN;
     else return pr_fail(err, PR_ERR_UNSUPPORTED, "RoPE scaling \"%s\" is not supported (linear, llama3, yarn are)", type);
-    r->factor = pr_model_f32(f, g, (pr_names){"llama.rope.scaling.factor", "rope_scaling.factor"}, true, 1);
-    pr_names original = {"llama.rope.scaling.original_context_length", "rope_scaling.original_max_position_embeddings"};
-    r->context_original = (float)pr_model_u32(f, g, original, false, m->d->context_train);
-    r->low_freq = pr_model_f32(f, g, (pr_names){NULL, "rope_scaling.low_freq_factor"}, false, 1);
-    r->high_freq = pr_model_f32(f, g, (pr_names){NULL, "rope_scaling.high_freq_factor"}, false, 4);
-    r->beta_fast = pr_model_f32(f, g, (pr_names){"llama.rope.scaling.yarn_beta_fast", "rope_scaling.beta_fast"}, false, 32);
-    r->beta_slow = pr_model_f32(f, g, (pr_names){"llama.rope.scaling.yarn_beta_slow", "rope_scaling.beta_slow"}, false, 1);
-    r->attention_factor = pr_model_f32(f, g, (pr_names){NULL, "rope_scaling.attention_factor"}, false, 0);
+    r->factor = rope_number(m, "llama.rope.scaling.factor", "factor", true, 1);
+    r->context_original = rope_number(m, "llama.rope.scaling.original_context_length", "original_max_position_embeddings",
+                                      false, (float)m->d->context_train);
+    r->low_freq = rope_number(m, NULL, "low_freq_factor", false, 1);
+    r->high_freq = rope_number(m, NULL, "high_freq_factor", false, 4);
+    r->beta_fast = rope_number(m, "llama.rope.scaling.yarn_beta_fast", "beta_fast", false, 32);
+    r->beta_slow = rope_number(m, "llama.rope.scaling.yarn_beta_slow", "beta_slow", false, 1);
+    r->attention_factor = rope_number(m, NULL, "attention_factor", false, 0);
+    r->attention_scale = rope_number(m, "llama.rope.scaling.attn_factor", "attn_factor", false, 1);
     return PR_OK;
 }
 

@@ -56,7 +56,9 @@ pr_node_id pr_rope_freqs(pr_graph *g, const pr_rope *rope, float *table_factor) 
         }
         freqs[i] = (float)f;
     }
-    if (rope->scaling == PR_ROPE_YARN)
-        *table_factor = rope->attention_factor > 0 ? rope->attention_factor : 0.1F * logf(rope->factor) + 1;
+    if (rope->scaling == PR_ROPE_YARN) {
+        float factor = rope->attention_factor > 0 ? rope->attention_factor : 0.1F * logf(rope->factor) + 1;
+        *table_factor = factor * rope->attention_scale;
+    }
     return pr_g_const(g, "inv_freq", freqs, n);
 }

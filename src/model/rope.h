@@ -16,7 +16,8 @@ typedef struct pr_rope {
     float context_original;  /* tokens the model was first trained for */
     float low_freq, high_freq; /* llama3 */
     float beta_fast, beta_slow; /* yarn */
-    float attention_factor;  /* yarn: of cos and sin; 0: from factor */
+    float attention_factor;  /* yarn: of cos and sin; 0: 1 + ln(factor) / 10 */
+    float attention_scale;   /* yarn: times that one */
 } pr_rope;
 
 /* The constant node of n_rot/2 inverse frequencies; *table_factor is what cos and sin are multiplied with. */

@@ -264,11 +264,11 @@ static void tiles_do_not_overlap(void **state) {
     pr_err err = {0};
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
         const pr_kv_shape *of = &shapes[k];
-        size_t tile = pr_kv_tile_bytes(of->q8, of->head_dim);
+        size_t tile = pr_kv_tile_bytes(of->form, of->head_dim);
         pr_kv_pool *pool = open_pool(of, 3 * pr_kv_page_bytes(of));
         pr_kv_seq seq;
         assert_int_equal(pr_kv_seq_init(&seq, pool, 96, &err), PR_OK);
-        assert_int_equal(pr_kv_seq_q8(&seq), of->q8);
+        assert_int_equal(pr_kv_seq_form(&seq), of->form);
         assert_int_equal(pr_kv_seq_reserve(&seq, 96, &err), PR_OK);
         for (int pass = 0; pass < 2; pass++) {
             uint8_t mark = 1;
