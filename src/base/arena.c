@@ -15,7 +15,7 @@
 
 #define CHUNK_MIN ((size_t)4096)
 #define CHUNK_MAX ((size_t)1 << 20)
-#define ALIGN ((size_t)16)
+#define ALIGN     ((size_t)16)
 
 struct pr__arena_chunk {
     struct pr__arena_chunk *next;

@@ -15,7 +15,7 @@
 #include <stdio.h>
 
 #define LINE_MAX_BYTES 2048
-#define LEVEL_SILENT ((int)PR_LOG_ERROR + 1)
+#define LEVEL_SILENT   ((int)PR_LOG_ERROR + 1)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pr_log_sink the_sink;

@@ -23,7 +23,7 @@ typedef enum pr_tag {
     PR_TAG_GRAPH,   /* IR, plan, schedule */
     PR_TAG_VOCAB,   /* tokenizer tables */
     PR_TAG_SESSION,
-    PR_TAG_FILE,    /* file metadata, read buffers */
+    PR_TAG_FILE, /* file metadata, read buffers */
     PR_TAG_JSON,
     PR_TAG_COUNT
 } pr_tag;
@@ -63,9 +63,9 @@ void pr_decommit(pr_tag tag, void *p, size_t bytes);
 /* The ledger: bytes asked for and not yet freed. */
 size_t pr_mem_bytes(pr_tag tag);
 size_t pr_mem_total(void);
-size_t pr_mem_peak(void);       /* highest pr_mem_total() since the start or the last reset */
+size_t pr_mem_peak(void); /* highest pr_mem_total() since the start or the last reset */
 void pr_mem_peak_reset(void);
-uint64_t pr_mem_count(void);    /* allocations and mappings made so far: tests that a step makes none */
+uint64_t pr_mem_count(void); /* allocations and mappings made so far: tests that a step makes none */
 
 /* Tests: let `after` further requests through, fail the next one and then all (sticky) or only it.
  * A negative value switches injection off. */

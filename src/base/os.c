@@ -38,8 +38,8 @@ double pr_now(void) { return (double)pr_now_ns() * 1e-9; }
 
 /* ---- files ---- */
 
-static atomic_int_least64_t fault_chunk;      /* > 0: bytes a call */
-static atomic_bool fault_dying;               /* calls fail once fault_calls is used up */
+static atomic_int_least64_t fault_chunk; /* > 0: bytes a call */
+static atomic_bool fault_dying;          /* calls fail once fault_calls is used up */
 static atomic_int_least64_t fault_calls;
 
 void pr_file_fault(int64_t n) {
@@ -112,8 +112,8 @@ pr_status pr_file_slurp(const char *path, size_t bytes_max, char **out, size_t *
     if (status != PR_OK) return status;
     char *text = NULL;
     if (file.size > bytes_max || file.size == SIZE_MAX) {
-        status = pr_fail(err, PR_ERR_LIMIT, "%s: %llu bytes, over the limit of %zu", path, (unsigned long long)file.size,
-                         bytes_max);
+        status = pr_fail(err, PR_ERR_LIMIT, "%s: %llu bytes, over the limit of %zu", path,
+                         (unsigned long long)file.size, bytes_max);
         goto fail;
     }
     text = pr_alloc(PR_TAG_FILE, (size_t)file.size + 1);

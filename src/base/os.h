@@ -49,7 +49,7 @@ uint64_t pr_rss_bytes(void);      /* this process, now */
 uint64_t pr_rss_peak_bytes(void); /* highest since the start */
 /* Processors this process may use: affinity cut by the cgroup CPU quota, rounded up, at least 1. */
 int pr_cpu_allowed(void);
-double pr_cpu_quota(void); /* CPUs by cgroup quota, 0: none */
+double pr_cpu_quota(void);     /* CPUs by cgroup quota, 0: none */
 const char *pr_cpu_name(void); /* "AMD EPYC ..." or "unknown" */
 
 /* Tests: look for /proc and /sys/fs/cgroup under this folder; "": the real ones. */

@@ -48,10 +48,11 @@
 
 enum {
     THREADS_MAX = 1024,
-    SPIN_RUN_NS = 40 * 1000,   /* a worker, for the next run */
-    SPIN_LOOP_NS = 15 * 1000,  /* for what the others still do */
-    SPIN_WATCH_NS = 10 * 1000, /* and on, while watching whether they do it */
-    PARK_NS = 1000 * 1000,     /* then asleep, watching again this often */
+    SPIN_RUN_NS = 40 * 1000,         /* a worker, for the next run */
+    SPIN_LOOP_NS = 15 * 1000,        /* for what the others still do */
+    SPIN_WATCH_NS = 10 * 1000,       /* and on, while watching whether they do it */
+    PARK_NS = 1000 * 1000,           /* then asleep, watching again this often */
+    CROWDED_NS = 1000 * 1000 * 1000, /* how long a lost processor is remembered */
     PAUSES_PER_LOOK = 4,
     LOOKS_PER_CLOCK = 8,
 };
@@ -59,7 +60,8 @@ enum {
 /* Where a thread is: the low bits of its stage; the number of its run is above. */
 enum { STAGE_WALKING, STAGE_CLAIMING, STAGE_DONE, STAGE_BITS = 2 };
 
-enum { AT_HOME, BEING_FETCHED, AWAY };
+/* Whether a thread may be fetched: only from home. The caller is gone between runs. */
+enum { AT_HOME, BEING_FETCHED, AWAY, GONE };
 
 /* Wakes who waits. Who changes the state opens the gate afterwards; who waits looks at the state after having said
  * that it parks. All of it is sequentially consistent, so one of the two always sees the other. */
@@ -79,10 +81,8 @@ typedef struct worker {
     int index;
     pr_team *team;
     pthread_t thread;
-    clockid_t clock; /* CPU time of the thread */
-#ifdef __linux__
-    cpu_set_t home;
-#endif
+    atomic_int clock; /* clockid_t: CPU time of the thread */
+    atomic_int home;  /* which of the team's */
 } worker;
 
 struct pr_team {
@@ -101,6 +101,10 @@ struct pr_team {
     int size, n_started, nice;
     bool has_homes;
     worker *workers; /* [size], 0 is the caller */
+#ifdef __linux__
+    cpu_set_t *homes;                    /* [size], disjoint */
+    atomic_uint_least64_t crowded_until; /* by pr_now_ns(): others want the processors, too */
+#endif
 };
 
 /* ---- the system: sleeping, and where threads run ---- */
@@ -126,20 +130,45 @@ static void gate_wake(gate *g) {
     syscall(SYS_futex, &g->turn, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }
 
+static uint64_t cpu_time_ns(const worker *other) {
+    struct timespec t;
+    if (clock_gettime((clockid_t)atomic_load_explicit(&other->clock, memory_order_relaxed), &t) != 0) return 0;
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+static void start_clock(worker *w) {
+    clockid_t clock;
+    if (pthread_getcpuclockid(w->thread, &clock) == 0)
+        atomic_store_explicit(&w->clock, (int)clock, memory_order_relaxed);
+}
+
 static void go_home(worker *self) {
+    int home;
     atomic_store(&self->where, AT_HOME);
-    sched_setaffinity(0, sizeof self->home, &self->home);
+    do {
+        home = atomic_load(&self->home);
+        sched_setaffinity(0, sizeof(cpu_set_t), &self->team->homes[home]);
+    } while (atomic_load(&self->home) != home); /* exchanged meanwhile */
 }
 
 /* Move another thread to the processor this one runs on. */
 static void fetch(worker *other) {
     int at_home = AT_HOME;
+    atomic_store(&other->team->crowded_until, pr_now_ns() + CROWDED_NS);
     if (!atomic_compare_exchange_strong(&other->where, &at_home, BEING_FETCHED)) return;
     cpu_set_t here;
     CPU_ZERO(&here);
     CPU_SET((size_t)sched_getcpu(), &here);
     pthread_setaffinity_np(other->thread, sizeof here, &here);
     atomic_store(&other->where, AWAY); /* only now: it must not go home before it has left */
+}
+
+/* A fetch that is under way has to be over before its effects are undone. Who was fetched often displaces the fetcher in
+ * the middle of it: let that run. */
+static int where_at_rest(worker *self) {
+    int where;
+    while ((where = atomic_load(&self->where)) == BEING_FETCHED) sched_yield();
+    return where;
 }
 
 static void set_nice(int nice) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice); }
@@ -150,7 +179,8 @@ static void keep_strong_cores(hwloc_topology_t topology, int size) {
     int kinds = strong && kind ? hwloc_cpukinds_get_nr(topology, 0) : 0;
     for (int i = kinds - 1; i >= 0 && hwloc_bitmap_weight(strong) < size; i--) {
         int efficiency; /* kinds are ranked by it, the strongest last; -1: no ranking known */
-        if (hwloc_cpukinds_get_info(topology, (unsigned)i, kind, &efficiency, NULL, NULL, 0) != 0 || efficiency < 0) break;
+        if (hwloc_cpukinds_get_info(topology, (unsigned)i, kind, &efficiency, NULL, NULL, 0) != 0 || efficiency < 0)
+            break;
         hwloc_bitmap_or(strong, strong, kind);
     }
     if (kinds > 1 && hwloc_bitmap_weight(strong) >= size) hwloc_topology_restrict(topology, strong, 0);
@@ -165,7 +195,8 @@ static bool deal_homes(hwloc_topology_t topology, pr_team *team) {
     bool apart = taken && hwloc_bitmap_weight(hwloc_topology_get_topology_cpuset(topology)) >= team->size;
     if (apart && hwloc_distrib(topology, &root, 1, sets, (unsigned)team->size, INT_MAX, 0) == 0) {
         for (int i = 0; i < team->size; i++) {
-            cpu_set_t *home = &team->workers[i].home;
+            cpu_set_t *home = &team->homes[i];
+            atomic_store(&team->workers[i].home, i);
             if (hwloc_bitmap_intersects(taken, sets[i]) || hwloc_bitmap_last(sets[i]) >= CPU_SETSIZE) apart = false;
             if (hwloc_cpuset_to_glibc_sched_affinity(topology, sets[i], home, sizeof *home) != 0) apart = false;
             hwloc_bitmap_or(taken, taken, sets[i]);
@@ -195,20 +226,47 @@ static bool find_homes(pr_team *team) {
     return found;
 }
 
-/* The caller is at home during a run, and elsewhere whatever it was before. */
+/* In crowded times the caller is bound to its home during a run, and may go afterwards wherever it could before. Not
+ * always, since binding takes longer than a short run. */
 typedef struct caller_place {
-    bool moved;
+    bool bound;
     cpu_set_t before;
 } caller_place;
 
-static void caller_enter(pr_team *team, caller_place *place) {
-    place->moved = team->has_homes && sched_getaffinity(0, sizeof place->before, &place->before) == 0;
-    if (place->moved) go_home(&team->workers[0]);
+/* The caller's home is where it is: the thread that has lived there gets the caller's. Else the caller could wait there
+ * for its processor, and everybody for the caller. */
+static void take_home_here(pr_team *team) {
+    worker *self = &team->workers[0];
+    size_t cpu = (size_t)sched_getcpu();
+    int mine = atomic_load(&self->home);
+    for (int i = 1; i < team->size; i++) {
+        worker *other = &team->workers[i];
+        int theirs = atomic_load(&other->home);
+        if (!CPU_ISSET(cpu, &team->homes[theirs])) continue;
+        atomic_store(&self->home, theirs);
+        atomic_store(&other->home, mine);
+        pthread_setaffinity_np(other->thread, sizeof(cpu_set_t), &team->homes[mine]);
+        return;
+    }
 }
 
-static void caller_leave(pr_team *team, const caller_place *place) {
-    if (!place->moved) return;
-    atomic_store(&team->workers[0].where, AT_HOME);
+static void caller_enter(pr_team *team, caller_place *place) {
+    worker *self = &team->workers[0];
+    place->bound = false;
+    if (!team->has_homes) return;
+    self->thread = pthread_self();
+    start_clock(self);
+    take_home_here(team);
+    if (atomic_load(&team->crowded_until) < pr_now_ns()) return;
+    place->bound = sched_getaffinity(0, sizeof place->before, &place->before) == 0;
+    if (place->bound) go_home(self);
+}
+
+static void caller_leave(worker *self, const caller_place *place) {
+    if (!place->bound) return;
+    for (int where = where_at_rest(self); !atomic_compare_exchange_weak(&self->where, &where, GONE);) {
+        where = where_at_rest(self);
+    }
     sched_setaffinity(0, sizeof place->before, &place->before);
 }
 
@@ -242,14 +300,17 @@ static void gate_wake(gate *g) {
     pthread_mutex_unlock(&g->lock);
 }
 
+static uint64_t cpu_time_ns(const worker *other) { return (uint64_t)other->index; }
+static void start_clock(worker *w) { (void)w; }
 static void go_home(worker *self) { (void)self; }
 static void fetch(worker *other) { (void)other; }
+static int where_at_rest(worker *self) { return (void)self, AT_HOME; }
 static void set_nice(int nice) { (void)nice; }
 static bool find_homes(pr_team *team) { return (void)team, false; }
 
 typedef int caller_place;
 static void caller_enter(pr_team *team, caller_place *place) { *place = team->size; }
-static void caller_leave(pr_team *team, const caller_place *place) { (void)team, (void)place; }
+static void caller_leave(worker *self, const caller_place *place) { (void)self, (void)place; }
 
 #endif
 
@@ -259,7 +320,7 @@ typedef struct wait {
     gate *gate;
     uint64_t spin_ns;
     bool (*over)(pr_team *team, uint32_t arg);
-    bool (*awaited)(const worker *other, uint32_t arg); /* is it this one that we wait for? NULL: nobody to hurry */
+    bool (*awaited)(const worker *other, uint32_t arg); /* is it this thread that we wait for? */
     uint32_t arg;
 } wait;
 
@@ -290,32 +351,27 @@ static bool spin(pr_team *team, const wait *w, uint64_t ns) {
     return false;
 }
 
-static uint64_t cpu_time_ns(clockid_t clock) {
-    struct timespec t;
-    if (clock_gettime(clock, &t) != 0) return 0;
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* Fetch those that we wait for and that do not run. True when the wait is over. */
+/* Fetch those that we wait for and that do not run. False when we wait for no thread in particular. */
 static bool watch(pr_team *team, int thread, const wait *w) {
+    bool any = false;
     for (int i = 0; i < team->size; i++) {
         worker *other = &team->workers[i];
         if (i == thread || !w->awaited(other, w->arg)) continue;
-        uint64_t before = cpu_time_ns(other->clock);
-        if (spin(team, w, SPIN_WATCH_NS)) return true;
-        if (cpu_time_ns(other->clock) == before && w->awaited(other, w->arg)) fetch(other);
+        any = true;
+        uint64_t before = cpu_time_ns(other);
+        if (spin(team, w, SPIN_WATCH_NS)) break;
+        if (cpu_time_ns(other) == before && w->awaited(other, w->arg)) fetch(other);
     }
-    return w->over(team, w->arg);
+    return any;
 }
 
 static void wait_until(pr_team *team, int thread, const wait *w) {
     if (spin(team, w, w->spin_ns)) return;
-    bool watching = team->has_homes && w->awaited;
     for (bool over = false; !over;) {
-        if (watching && watch(team, thread, w)) return;
+        bool any = team->has_homes && watch(team, thread, w);
         unsigned turn = atomic_load(&w->gate->turn);
         atomic_fetch_add(&w->gate->parked, 1);
-        if (!w->over(team, w->arg)) gate_sleep(w->gate, turn, watching ? PARK_NS : 0);
+        if (!w->over(team, w->arg)) gate_sleep(w->gate, turn, any ? PARK_NS : 0);
         atomic_fetch_sub(&w->gate->parked, 1);
         over = w->over(team, w->arg);
     }
@@ -326,7 +382,8 @@ static void set_stage(worker *self, unsigned stage) {
 }
 
 static void end_absence(worker *self) {
-    if (atomic_load_explicit(&self->where, memory_order_relaxed) == AWAY) go_home(self);
+    if (atomic_load_explicit(&self->where, memory_order_relaxed) == AT_HOME) return;
+    if (where_at_rest(self) == AWAY) go_home(self);
 }
 
 /* ---- loops ---- */
@@ -392,17 +449,21 @@ static bool not_back(const worker *other, uint32_t run) {
     return atomic_load_explicit(&other->stage, memory_order_relaxed) != (run << STAGE_BITS | STAGE_DONE);
 }
 
+/* The next run begins after this one, which ends when the caller is through. */
+static bool caller_not_back(const worker *other, uint32_t next) {
+    return other->index == 0 && not_back(other, next - 1);
+}
+
 void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx) {
     if (team->size == 1) {
         fn(ctx, 0);
         return;
     }
     worker *self = &team->workers[0];
-    self->thread = pthread_self();
-    pthread_getcpuclockid(self->thread, &self->clock);
-    self->run++;
     caller_place place;
     caller_enter(team, &place);
+    self->run++;
+    set_stage(self, STAGE_WALKING);
     team->fn = fn;
     team->ctx = ctx;
     atomic_store(&team->inside, team->size - 1);
@@ -410,7 +471,8 @@ void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx) {
     gate_open(&team->run_gate);
     fn(ctx, 0);
     wait_until(team, 0, &(wait){&team->loop_gate, SPIN_LOOP_NS, run_over, not_back, self->run});
-    caller_leave(team, &place);
+    set_stage(self, STAGE_DONE);
+    caller_leave(self, &place);
 }
 
 static void *worker_main(void *arg) {
@@ -420,7 +482,7 @@ static void *worker_main(void *arg) {
     if (team->nice > 0) set_nice(team->nice);
     for (;;) {
         self->run++;
-        wait_until(team, self->index, &(wait){&team->run_gate, SPIN_RUN_NS, run_begun, NULL, self->run});
+        wait_until(team, self->index, &(wait){&team->run_gate, SPIN_RUN_NS, run_begun, caller_not_back, self->run});
         if (team->stop) return NULL;
         team->fn(team->ctx, self->index);
         set_stage(self, STAGE_DONE);
@@ -431,7 +493,14 @@ static void *worker_main(void *arg) {
 
 /* ---- opening and closing ---- */
 
-static size_t team_bytes(int size) { return sizeof(pr_team) + (size_t)size * sizeof(worker); }
+/* The team, its workers, their homes. */
+static size_t team_bytes(int size) {
+    size_t each = sizeof(worker);
+#ifdef __linux__
+    each += sizeof(cpu_set_t);
+#endif
+    return sizeof(pr_team) + (size_t)size * each;
+}
 
 /* n_started counts those that pr_team_close() has to join. */
 static pr_status start_workers(pr_team *team, pr_err *err) {
@@ -441,9 +510,10 @@ static pr_status start_workers(pr_team *team, pr_err *err) {
         w->team = team;
         int code = pthread_create(&w->thread, NULL, worker_main, w);
         if (code != 0) {
-            return pr_fail(err, PR_ERR_IO, "threads: could start %d of %d: %s", team->n_started, team->size, strerror(code));
+            return pr_fail(err, PR_ERR_IO, "threads: could start %d of %d: %s", team->n_started, team->size,
+                           strerror(code));
         }
-        pthread_getcpuclockid(w->thread, &w->clock);
+        start_clock(w);
     }
     return PR_OK;
 }
@@ -459,7 +529,13 @@ pr_status pr_team_open(int n_threads, int nice, pr_team **out, pr_err *err) {
     team->size = n_threads;
     team->nice = nice;
     team->workers = (worker *)(team + 1);
+#ifdef __linux__
+    team->homes = (cpu_set_t *)(team->workers + n_threads);
+#endif
+    team->workers[0].team = team;
     team->n_started = 1; /* the caller */
+    set_stage(&team->workers[0], STAGE_DONE);
+    atomic_store(&team->workers[0].where, GONE);
     bool gates = gate_init(&team->run_gate);
     if (gates && !gate_init(&team->loop_gate)) {
         gate_destroy(&team->run_gate);

@@ -17,8 +17,9 @@
 
 typedef struct pr_team pr_team;
 
-/* n_threads >= 1 counts the caller. The threads run on the processors the
- * process may use (big cores first, by hwloc), at nice `nice` when > 0. */
+/* n_threads >= 1 counts the caller. Each thread has its own share of the processors the process may use (big cores
+ * first, by hwloc), when there are enough of them; the calling thread is bound to its share during a run only. All
+ * but the calling thread run at nice `nice` when > 0. */
 pr_status pr_team_open(int n_threads, int nice, pr_team **out, pr_err *err);
 void pr_team_close(pr_team *team);
 int pr_team_size(const pr_team *team);
@@ -29,7 +30,10 @@ void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx);
 
 /* Inside a run, called by every thread with the same arguments: body(ctx,
  * chunk, thread) for each chunk in 0..n_chunks-1, each exactly once; all are
- * done, and their writes visible, when it returns. */
-void pr_team_for(pr_team *team, int thread, uint32_t n_chunks, void (*body)(void *ctx, uint32_t chunk, int thread), void *ctx);
+ * done, and their writes visible, when it returns. A thread may come after the
+ * others have gone on to later loops: what decides the sequence of loops and
+ * their arguments must not be written by a body. */
+void pr_team_for(pr_team *team, int thread, uint32_t n_chunks, void (*body)(void *ctx, uint32_t chunk, int thread),
+                 void *ctx);
 
 #endif

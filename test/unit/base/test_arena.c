@@ -81,10 +81,8 @@ static void overflow_and_starvation_give_null(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(objects_are_zeroed_aligned_and_apart),
-        cmocka_unit_test(many_objects_make_few_requests),
-        cmocka_unit_test(a_large_object_does_not_waste_the_tail),
-        cmocka_unit_test(text_is_copied_and_formatted),
+        cmocka_unit_test(objects_are_zeroed_aligned_and_apart),   cmocka_unit_test(many_objects_make_few_requests),
+        cmocka_unit_test(a_large_object_does_not_waste_the_tail), cmocka_unit_test(text_is_copied_and_formatted),
         cmocka_unit_test(overflow_and_starvation_give_null),
     };
     return cmocka_run_group_tests_name("arena", tests, NULL, NULL);

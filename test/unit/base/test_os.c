@@ -236,7 +236,8 @@ static void v2_in_a_container_is_the_mount_itself(void **state) {
 static void v1_has_a_tree_a_controller(void **state) {
     (void)state;
     put("/proc/meminfo", MEMINFO);
-    put("/proc/self/cgroup", "12:cpuset:/other\n5:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n1:name=systemd:/\n0::/x\n");
+    put("/proc/self/cgroup",
+        "12:cpuset:/other\n5:cpu,cpuacct:/docker/ab\n4:memory:/docker/ab\n1:name=systemd:/\n0::/x\n");
     put("/sys/fs/cgroup/memory/docker/ab/memory.limit_in_bytes", "2000000000\n");
     put("/sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
     put("/sys/fs/cgroup/cpu/docker/ab/cpu.cfs_quota_us", "-1\n");

@@ -145,12 +145,28 @@ static void walk_slowly(void *ctx, int thread) {
 
 static void parked_threads_wake(void **state) {
     (void)state;
-    slow s = {.team = open_team(4)};
-    for (int i = 0; i < 5; i++) {
-        pr_team_run(s.team, walk_slowly, &s);
-        usleep(1000); /* the workers park between runs too */
+    for (int n = 2; n <= 4; n++) {
+        slow s = {.team = open_team(n)};
+        for (int i = 0; i < 5; i++) {
+            pr_team_run(s.team, walk_slowly, &s);
+            usleep(1000); /* the workers park between runs too */
+        }
+        assert_int_equal(atomic_load(&s.n), 75);
+        pr_team_close(s.team);
     }
-    assert_int_equal(atomic_load(&s.n), 75);
+}
+
+/* A thread asleep in its chunk looks like one that lost its processor: it is fetched, the caller as well. */
+static void the_caller_gets_its_processors_back(void **state) {
+    (void)state;
+    cpu_set_t before, after;
+    slow s = {.team = open_team(2)};
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    for (int i = 0; i < 10; i++) {
+        pr_team_run(s.team, walk_slowly, &s);
+        assert_int_equal(sched_getaffinity(0, sizeof after, &after), 0);
+        assert_true(CPU_EQUAL(&before, &after));
+    }
     pr_team_close(s.team);
 }
 
@@ -203,6 +219,7 @@ static void opening_and_closing_at_once(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_caller_gets_its_processors_back), /* first: before another test could have lost one */
         cmocka_unit_test(each_chunk_once_and_in_order_of_loops),
         cmocka_unit_test(loops_do_not_wait_for_a_thread_without_a_chunk),
         cmocka_unit_test(parked_threads_wake),

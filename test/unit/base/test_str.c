@@ -82,9 +82,9 @@ static void formats_sizes(void **state) {
         uint64_t bytes;
         const char *want;
     } rows[] = {
-        {0, "0 B"},           {999, "999 B"},         {1000, "1.0 kB"},       {1049, "1.0 kB"},
-        {12345, "12 kB"},     {93000000, "93 MB"},    {999499, "999 kB"},     {999600, "1.0 MB"},
-        {9949, "9.9 kB"},     {9960, "10 kB"},        {1400000000, "1.4 GB"}, {UINT64_MAX, "18 EB"},
+        {0, "0 B"},       {999, "999 B"},      {1000, "1.0 kB"},       {1049, "1.0 kB"},
+        {12345, "12 kB"}, {93000000, "93 MB"}, {999499, "999 kB"},     {999600, "1.0 MB"},
+        {9949, "9.9 kB"}, {9960, "10 kB"},     {1400000000, "1.4 GB"}, {UINT64_MAX, "18 EB"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char buf[32];
@@ -118,8 +118,22 @@ static void parses_sizes(void **state) {
         if (!pr_parse_bytes(good[i].text, &n)) fail_msg("refused \"%s\"", good[i].text);
         assert_true(n == good[i].want);
     }
-    const char *const bad[] = {"",    "G",    "-1",   "1.5", "1.G", ".5G",  "2X",   "2GG",
-                               "2Gi", "1 2G", "1GB ", " 1G", "1e3", "0x10", "1  G", "18446744073709551616",
+    const char *const bad[] = {"",
+                               "G",
+                               "-1",
+                               "1.5",
+                               "1.G",
+                               ".5G",
+                               "2X",
+                               "2GG",
+                               "2Gi",
+                               "1 2G",
+                               "1GB ",
+                               " 1G",
+                               "1e3",
+                               "0x10",
+                               "1  G",
+                               "18446744073709551616",
                                "18446744073709551615k"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         uint64_t n = 77;
@@ -179,9 +193,10 @@ static void utf8_goes_round(void **state) {
 
 static void utf8_refuses_what_is_not(void **state) {
     (void)state;
-    const char *const bad[] = {"\x80",         "\xc0\x80",     "\xc1\xbf",         "\xe0\x80\x80",    "\xe0\x9f\xbf",
-                               "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
-                               "\xff",         "\xc3z",        "\xe2\x82z"};
+    const char *const bad[] = {
+        "\x80",         "\xc0\x80",     "\xc1\xbf",         "\xe0\x80\x80",     "\xe0\x9f\xbf",
+        "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x80\x80\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80",
+        "\xff",         "\xc3z",        "\xe2\x82z"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int32_t cp = 0;
         assert_int_equal(pr_utf8_decode(bad[i], strlen(bad[i]), &cp), 1);
@@ -195,9 +210,9 @@ static void utf8_tail_is_left_out(void **state) {
         const char *text;
         size_t want;
     } rows[] = {
-        {"", 0},         {"abc", 3},          {"a\xc3", 1},         {"a\xc3\xbc", 3},     {"a\xe2\x82", 1},
-        {"\xe2", 0},     {"\xf0\x9f\x98", 0}, {"x\xf0\x9f\x98", 1}, {"\xf0\x9f\x98\x80", 4}, {"\x80\x80\x80\x80", 4},
-        {"a\xff", 2},    {"\xc3\xbc\xf0", 2},
+        {"", 0},      {"abc", 3},          {"a\xc3", 1},         {"a\xc3\xbc", 3},        {"a\xe2\x82", 1},
+        {"\xe2", 0},  {"\xf0\x9f\x98", 0}, {"x\xf0\x9f\x98", 1}, {"\xf0\x9f\x98\x80", 4}, {"\x80\x80\x80\x80", 4},
+        {"a\xff", 2}, {"\xc3\xbc\xf0", 2},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         assert_int_equal(pr_utf8_complete(rows[i].text, strlen(rows[i].text)), rows[i].want);
@@ -215,18 +230,12 @@ static void prefixes_and_suffixes(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(builds_text),
-        cmocka_unit_test(empty_takes_as_empty),
-        cmocka_unit_test(failure_is_remembered),
-        cmocka_unit_test(escapes_json),
-        cmocka_unit_test(formats_sizes),
-        cmocka_unit_test(parses_sizes),
-        cmocka_unit_test(parses_whole_numbers),
-        cmocka_unit_test(parses_floats),
-        cmocka_unit_test(utf8_goes_round),
-        cmocka_unit_test(utf8_refuses_what_is_not),
-        cmocka_unit_test(utf8_tail_is_left_out),
-        cmocka_unit_test(prefixes_and_suffixes),
+        cmocka_unit_test(builds_text),           cmocka_unit_test(empty_takes_as_empty),
+        cmocka_unit_test(failure_is_remembered), cmocka_unit_test(escapes_json),
+        cmocka_unit_test(formats_sizes),         cmocka_unit_test(parses_sizes),
+        cmocka_unit_test(parses_whole_numbers),  cmocka_unit_test(parses_floats),
+        cmocka_unit_test(utf8_goes_round),       cmocka_unit_test(utf8_refuses_what_is_not),
+        cmocka_unit_test(utf8_tail_is_left_out), cmocka_unit_test(prefixes_and_suffixes),
     };
     return cmocka_run_group_tests_name("str", tests, NULL, NULL);
 }
