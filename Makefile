@@ -95,10 +95,10 @@ FUZZERS   := $(FUZ_SRC:fuzz/%.c=$(B)/fuzz/%)
 
 all: $(LIBRARY) $(PROGRAM)
 
-tests: all $(UNITS) $(CHECKASM)
+tests: $(UNITS) $(CHECKASM)
 
 test: tests
-	tools/run-tests unit checkasm
+	tools/run-tests --build $(B) unit checkasm
 
 bench: all $(BENCHES)
 
