@@ -75,9 +75,7 @@ static pr_status store(const pr_flag *flag, const char *value, pr_err *err) {
     double number;
     if (flag->given) *flag->given = true;
     switch (flag->kind) {
-    case PR_FLAG_BOOL:
-        *(bool *)flag->out = true;
-        return PR_OK;
+    case PR_FLAG_BOOL: *(bool *)flag->out = true; return PR_OK;
     case PR_FLAG_U32:
         if (!pr_parse_u32(value, flag->out)) return bad_value(flag, value, "a whole number", err);
         return PR_OK;
@@ -88,11 +86,8 @@ static pr_status store(const pr_flag *flag, const char *value, pr_err *err) {
         if (!pr_parse_f64(value, &number) || !isfinite((float)number)) return bad_value(flag, value, "a number", err);
         *(float *)flag->out = (float)number;
         return PR_OK;
-    case PR_FLAG_TEXT:
-        *(const char **)flag->out = value;
-        return PR_OK;
-    case PR_FLAG_TEXTS:
-        return append_text(flag->out, value, err);
+    case PR_FLAG_TEXT: *(const char **)flag->out = value; return PR_OK;
+    case PR_FLAG_TEXTS: return append_text(flag->out, value, err);
     case PR_FLAG_CALL:
         if (flag->parse(flag->out, value, err) == PR_OK) return PR_OK;
         pr_err_context(err, "--%s", flag->name);
@@ -107,7 +102,8 @@ static const pr_flag *find(const pr_usage *usage, const char *name, size_t len, 
     for (size_t g = 0; g < usage->n_groups; g++) {
         for (size_t i = 0; i < usage->groups[g].n; i++) {
             const pr_flag *flag = &usage->groups[g].flags[i];
-            if (letter ? flag->letter == letter : strlen(flag->name) == len && !memcmp(flag->name, name, len)) return flag;
+            if (letter ? flag->letter == letter : strlen(flag->name) == len && !memcmp(flag->name, name, len))
+                return flag;
         }
     }
     return NULL;
@@ -146,11 +142,13 @@ static pr_status take_flag(const pr_usage *usage, int argc, const char **argv, i
         return store(flag, NULL, err);
     }
     if (!value) {
-        if (*at + 1 >= argc) return pr_fail(err, PR_ERR_ARG, "--%s needs a value: --%s %s", flag->name, flag->name, flag->value);
+        if (*at + 1 >= argc)
+            return pr_fail(err, PR_ERR_ARG, "--%s needs a value: --%s %s", flag->name, flag->name, flag->value);
         value = argv[++*at];
         if (pr_str_starts(value, "--")) {
-            return pr_fail(err, PR_ERR_ARG, "--%s needs a value and \"%.100s\" follows; write --%s=%.100s if that is meant",
-                           flag->name, value, flag->name, value);
+            return pr_fail(err, PR_ERR_ARG,
+                           "--%s needs a value and \"%.100s\" follows; write --%s=%.100s if that is meant", flag->name,
+                           value, flag->name, value);
         }
     }
     return store(flag, value, err);
@@ -205,9 +203,9 @@ static void help_paragraph(const pr_flag_group *group) {
         char item[COLUMNS];
         char letter[] = {'-', flag->letter, ' ', '\0'};
         if (!flag->help) continue;
-        snprintf(item, sizeof item, "%s--%s%s%s%s%s%s%s", flag->letter ? letter : "", flag->name, flag->value ? " " : "",
-                 flag->value ? flag->value : "", flag->help[0] ? " (" : "", flag->help, flag->help[0] ? ")" : "",
-                 i + 1 < group->n ? "," : "");
+        snprintf(item, sizeof item, "%s--%s%s%s%s%s%s%s", flag->letter ? letter : "", flag->name,
+                 flag->value ? " " : "", flag->value ? flag->value : "", flag->help[0] ? " (" : "", flag->help,
+                 flag->help[0] ? ")" : "", i + 1 < group->n ? "," : "");
         print_wrapped(item, &column);
     }
     printf("\n");

@@ -27,14 +27,14 @@ typedef struct pr_texts {
 } pr_texts;
 
 typedef struct pr_flag {
-    const char *name;  /* "max-tokens" */
-    char letter;       /* 'n', or 0 */
+    const char *name; /* "max-tokens" */
+    char letter;      /* 'n', or 0 */
     pr_flag_kind kind;
     const char *value; /* what --help calls the value: "N"; NULL for PR_FLAG_BOOL */
     const char *help;  /* a few words; NULL leaves the flag out of --help */
     void *out;         /* where the value goes; what stands there is the default */
     pr_status (*parse)(void *out, const char *value, pr_err *err); /* PR_FLAG_CALL */
-    bool *given;       /* set when the flag was written; may be NULL */
+    bool *given;                                                   /* set when the flag was written; may be NULL */
 } pr_flag;
 
 /* Flags that belong together in --help: a line each, or run together in a paragraph. */
@@ -57,7 +57,7 @@ typedef struct pr_usage {
 typedef struct pr_args {
     const char **arg; /* [n] what is not a flag, moved to the front of argv */
     int n;
-    bool help;        /* --help or -h was written: nothing else was checked after it */
+    bool help; /* --help or -h was written: nothing else was checked after it */
 } pr_args;
 
 /* Parse argv[0..argc), which begins after the command's name; argv is reordered.

@@ -102,7 +102,8 @@ pr_status pr__bandwidth_measure(int n_threads, double *bytes_per_second, pr_err 
     close(ends[0]);
     while (waitpid(pid, NULL, 0) < 0 && errno == EINTR) continue;
     if (*pr__interrupt()) return pr_fail(err, PR_ERR_CANCELLED, "stopped");
-    if (n != (ssize_t)sizeof rate || rate <= 0) return pr_fail(err, PR_ERR_NOMEM, "cannot measure the read bandwidth: too little memory");
+    if (n != (ssize_t)sizeof rate || rate <= 0)
+        return pr_fail(err, PR_ERR_NOMEM, "cannot measure the read bandwidth: too little memory");
     *bytes_per_second = rate;
     return PR_OK;
 }

@@ -34,11 +34,11 @@ typedef struct bench {
     const char *shape, *type, *write_type;
     uint32_t n_prompt, n_answer, repeats, streams;
     bool prompt_given, json;
-    char *path;         /* of the model */
-    char *temporary;    /* synthetic model to be deleted, or NULL */
+    char *path;      /* of the model */
+    char *temporary; /* synthetic model to be deleted, or NULL */
     pr_engine *engine;
     pr_engine_info info;
-    int32_t *tokens;    /* [max(n_prompt, n_answer + 1)] */
+    int32_t *tokens;       /* [max(n_prompt, n_answer + 1)] */
     pr_session **sessions; /* [streams] */
     pr_run *runs;          /* [streams] */
     /* results */
@@ -55,7 +55,8 @@ static pr_status write_synthetic(bench *b, const char *path, const char *type) {
     pr_dtype dtype;
     pr_progress bar;
     if (!shape) return pr_fail(&b->err, PR_ERR_ARG, "--synthetic: \"%.100s\" is not 135m, 1.1b or 7b", b->shape);
-    if (!pr_dtype_by_name(type, &dtype)) return pr_fail(&b->err, PR_ERR_ARG, "\"%.100s\" is not a type of weights (q8_0, f16, ...)", type);
+    if (!pr_dtype_by_name(type, &dtype))
+        return pr_fail(&b->err, PR_ERR_ARG, "\"%.100s\" is not a type of weights (q8_0, f16, ...)", type);
     pr__progress_begin(&bar, "writing", false, 0);
     pr_status status = pr_synth_write(path, shape, dtype, SEED, pr__progress_fraction, &bar, &b->err);
     pr__progress_end(&bar);
@@ -71,7 +72,8 @@ static pr_status make_temporary(bench *b) {
     return write_synthetic(b, b->temporary, b->type);
 }
 
-/* The context and KV pool that the measurements need and no more, so that the predicted peak is the one that is reached. */
+/* The context and KV pool that the measurements need and no more, so that the predicted peak is the one that is
+ * reached. */
 static pr_status size_up(bench *b) {
     pr_estimate *estimate = NULL;
     pr_engine_opts *o = &b->load.opts;
@@ -133,7 +135,8 @@ static pr_status step(bench *b, uint32_t position) {
 
 static pr_status time_decode(bench *b, uint32_t n, double *seconds) {
     pr_status status = PR_OK;
-    for (uint32_t i = 0; i < b->streams && status == PR_OK; i++) status = pr_session_open(b->engine, &b->sessions[i], &b->err);
+    for (uint32_t i = 0; i < b->streams && status == PR_OK; i++)
+        status = pr_session_open(b->engine, &b->sessions[i], &b->err);
     if (status == PR_OK) status = step(b, 0);
     double start = pr_now();
     for (uint32_t i = 1; i <= n && status == PR_OK; i++) status = step(b, i);
@@ -152,7 +155,8 @@ static pr_status measure(bench *b) {
     pr_status status = PR_OK;
     pr__progress_begin(&bar, "measuring", false, 0);
     if (b->n_prompt) status = time_prefill(b, &ignored, &ignored);
-    if (status == PR_OK && b->n_answer) status = time_decode(b, b->n_answer < WARM_STEPS ? b->n_answer : WARM_STEPS, &ignored);
+    if (status == PR_OK && b->n_answer)
+        status = time_decode(b, b->n_answer < WARM_STEPS ? b->n_answer : WARM_STEPS, &ignored);
     for (uint32_t i = 0; i < b->repeats && status == PR_OK; i++) {
         pr__progress_update(&bar, i, b->repeats);
         if (b->n_prompt) status = time_prefill(b, &b->prefill[i], &b->first[i]);
@@ -206,17 +210,18 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
     const pr_engine_info *i = &b->info;
     double off = ((double)b->peak_bytes / (double)i->peak_bytes - 1) * 100;
     pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", i->name[0] ? i->name : i->path,
-                  pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa, b->load.opts.exact ? ", exact" : "", i->n_threads);
+                  pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
+                  b->load.opts.exact ? ", exact" : "", i->n_threads);
     pr_str_printf(s, "load     %.2f s\n", b->load_seconds);
     if (b->n_prompt) {
-        pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u runs), first token after %.3f s\n", b->n_prompt,
-                      f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, f->first_seconds);
+        pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u runs), first token after %.3f s\n",
+                      b->n_prompt, f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, f->first_seconds);
     }
     if (b->n_answer) {
-        pr_str_printf(s, "decode   %u tokens, %u at once: %.1f tokens/s (%.1f to %.1f in %u runs)\n", b->n_answer, b->streams,
-                      f->decode_rate, f->decode_worst, f->decode_best, b->repeats);
-        pr_str_printf(s, "reading  %.2f GB/s of weights, %.0f%% of the %.2f GB/s that this machine reads\n", f->read_rate / 1e9,
-                      f->read_share * 100, b->bandwidth / 1e9);
+        pr_str_printf(s, "decode   %u tokens, %u at once: %.1f tokens/s (%.1f to %.1f in %u runs)\n", b->n_answer,
+                      b->streams, f->decode_rate, f->decode_worst, f->decode_best, b->repeats);
+        pr_str_printf(s, "reading  %.2f GB/s of weights, %.0f%% of the %.2f GB/s that this machine reads\n",
+                      f->read_rate / 1e9, f->read_share * 100, b->bandwidth / 1e9);
     }
     pr_str_printf(s, "memory   peak %s; predicted %s (%+.1f%%)\n", pr_format_bytes(a, sizeof a, b->peak_bytes),
                   pr_format_bytes(c, sizeof c, i->peak_bytes), off);
@@ -268,11 +273,15 @@ static void close_all(bench *b) {
 }
 
 static pr_status check(const bench *b, const pr_args *args, pr_err *err) {
-    if (b->repeats == 0 || b->repeats > REPEATS_MAX) return pr_fail(err, PR_ERR_ARG, "--repeats: between 1 and %d", REPEATS_MAX);
-    if (b->streams == 0 || b->streams > STREAMS_MAX) return pr_fail(err, PR_ERR_ARG, "--streams: between 1 and %d", STREAMS_MAX);
-    if (b->n_prompt >= UINT32_MAX / 2 || b->n_answer >= UINT32_MAX / 2) return pr_fail(err, PR_ERR_ARG, "-p and -n: too many tokens");
+    if (b->repeats == 0 || b->repeats > REPEATS_MAX)
+        return pr_fail(err, PR_ERR_ARG, "--repeats: between 1 and %d", REPEATS_MAX);
+    if (b->streams == 0 || b->streams > STREAMS_MAX)
+        return pr_fail(err, PR_ERR_ARG, "--streams: between 1 and %d", STREAMS_MAX);
+    if (b->n_prompt >= UINT32_MAX / 2 || b->n_answer >= UINT32_MAX / 2)
+        return pr_fail(err, PR_ERR_ARG, "-p and -n: too many tokens");
     if (b->write_type && (!b->shape || args->n != 1)) {
-        return pr_fail(err, PR_ERR_ARG, "--write-gguf wants a shape and a file: precis bench --synthetic 135m --write-gguf q8_0 FILE");
+        return pr_fail(err, PR_ERR_ARG,
+                       "--write-gguf wants a shape and a file: precis bench --synthetic 135m --write-gguf q8_0 FILE");
     }
     if (!b->write_type && (b->shape != NULL) == (args->n == 1)) {
         return pr_fail(err, PR_ERR_ARG, "give a MODEL or --synthetic SHAPE%s", args->n ? ", not both" : "");
@@ -285,7 +294,8 @@ static pr_status bench_model(bench *b, const pr_args *args) {
     int threads = b->load.opts.n_threads;
     if (status == PR_OK && b->shape) status = make_temporary(b);
     else if (status == PR_OK) status = pr__models_resolve(args->arg[0], &b->path, &b->err);
-    if (status == PR_OK && b->shape && !(b->path = pr_strdup(PR_TAG_MISC, b->temporary))) status = pr_fail_nomem(&b->err, "a path", 0);
+    if (status == PR_OK && b->shape && !(b->path = pr_strdup(PR_TAG_MISC, b->temporary)))
+        status = pr_fail_nomem(&b->err, "a path", 0);
     if (status == PR_OK) status = pr__bandwidth_measure(threads ? threads : pr_cpu_allowed(), &b->bandwidth, &b->err);
     b->load.opts.logits_max = b->streams;
     if (b->load.opts.batch_max && b->load.opts.batch_max < b->streams) {
@@ -335,10 +345,14 @@ int pr__cmd_bench(int argc, const char **argv) {
     };
     const pr_flag_group groups[] = {{NULL, flags, sizeof flags / sizeof *flags, false}, pr__load_flags(&b.load)};
     const pr_usage usage = {
-        "bench", "MODEL | --synthetic SHAPE [--write-gguf TYPE FILE]",
+        "bench",
+        "MODEL | --synthetic SHAPE [--write-gguf TYPE FILE]",
         "Speed of prefill and decoding, weights read against the machine's read\n"
         "bandwidth, peak memory against the prediction.\n",
-        groups, 2, 0, 1,
+        groups,
+        2,
+        0,
+        1,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     return run(&b, &args);

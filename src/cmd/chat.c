@@ -24,8 +24,8 @@ char *pr__chat_stats(const pr_generate_stats *s, char *buf, size_t len) {
     double fed = s->prefill_seconds > 0 ? s->n_prompt / s->prefill_seconds : 0;
     uint32_t decoded = s->n_generated > 1 ? s->n_generated - 1 : 0; /* the first token is prefill's */
     double made = s->decode_seconds > 0 ? decoded / s->decode_seconds : 0;
-    snprintf(buf, len, "prompt %u tokens in %.2f s (%.1f/s), answer %u tokens at %.1f/s, the first after %.2f s", s->n_prompt,
-             s->prefill_seconds, fed, s->n_generated, made, s->first_token_seconds);
+    snprintf(buf, len, "prompt %u tokens in %.2f s (%.1f/s), answer %u tokens at %.1f/s, the first after %.2f s",
+             s->n_prompt, s->prefill_seconds, fed, s->n_generated, made, s->first_token_seconds);
     return buf;
 }
 
@@ -52,7 +52,8 @@ static void answer(chat *c, const char *text) {
         return;
     }
     if (stopped) printf("(stopped)\n");
-    else if (c->talk.stats.finish == PR_FINISH_LENGTH) printf("(cut after %u tokens; -n sets how many)\n", c->talk.stats.n_generated);
+    else if (c->talk.stats.finish == PR_FINISH_LENGTH)
+        printf("(cut after %u tokens; -n sets how many)\n", c->talk.stats.n_generated);
     if (c->show_stats) printf("(%s)\n", pr__chat_stats(&c->talk.stats, buf, sizeof buf));
 }
 
@@ -100,7 +101,8 @@ static void command(chat *c, const char *line) {
     static const struct {
         const char *name;
         void (*run)(chat *c, const char *rest);
-    } table[] = {{"/help", do_help}, {"/reset", do_reset}, {"/system", do_system}, {"/stats", do_stats}, {"/exit", do_exit}};
+    } table[] = {
+        {"/help", do_help}, {"/reset", do_reset}, {"/system", do_system}, {"/stats", do_stats}, {"/exit", do_exit}};
     size_t len = strcspn(line, " \t");
     const char *rest = line + len + strspn(line + len, " \t");
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -127,12 +129,8 @@ static void loop(chat *c) {
     while (!c->leaving && !ferror(stdout)) {
         const char *line = NULL;
         switch (pr__editor_read(c->editor, &line, &had_text)) {
-        case PR_LINE_END:
-            printf("\n");
-            return;
-        case PR_LINE_INTERRUPT:
-            on_interrupted_line(had_text, &warned, &c->leaving);
-            break;
+        case PR_LINE_END: printf("\n"); return;
+        case PR_LINE_INTERRUPT: on_interrupted_line(had_text, &warned, &c->leaving); break;
         case PR_LINE_TEXT:
             warned = false;
             if (line[0] == '/') command(c, line);
@@ -145,7 +143,8 @@ static void loop(chat *c) {
 static void greet(const pr_engine *engine) {
     pr_engine_info info;
     pr_engine_describe(engine, &info);
-    printf("%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", info.name[0] ? info.name : info.arch, info.context_max);
+    printf("%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", info.name[0] ? info.name : info.arch,
+           info.context_max);
 }
 
 int pr__chat(pr_engine *engine, const pr_talk_opts *opts, bool show_stats) {

@@ -87,8 +87,8 @@ static bool listen_to(int fd, void (*tick)(void *arg), void *arg, pr_str *said) 
     }
 }
 
-pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(void *arg), void *arg, pr_child_result *out,
-                        pr_err *err) {
+pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(void *arg), void *arg,
+                        pr_child_result *out, pr_err *err) {
     int ends[2], state = 0;
     pid_t pid = 0;
     *out = (pr_child_result){0};

@@ -12,10 +12,10 @@ typedef struct pr_child_result {
     pr_str said; /* stdout and stderr together, the last 64 kB; pr_str_free() it */
 } pr_child_result;
 
-/* Run argv (argv[0] is looked up in PATH, NULL ends the list) with its input closed, and wait. env, when not NULL, is one
- * "NAME=value" put into its environment. tick, when not NULL, is called about five times a second. After Ctrl-C the
- * program is ended and the answer is PR_ERR_CANCELLED. PR_ERR_NOTFOUND when there is no such program. */
-pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(void *arg), void *arg, pr_child_result *out,
-                        pr_err *err);
+/* Run argv (argv[0] is looked up in PATH, NULL ends the list) with its input closed, and wait. env, when not NULL,
+ * is one "NAME=value" put into its environment. tick, when not NULL, is called about five times a second. After
+ * Ctrl-C the program is ended and the answer is PR_ERR_CANCELLED. PR_ERR_NOTFOUND when there is no such program. */
+pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(void *arg), void *arg,
+                        pr_child_result *out, pr_err *err);
 
 #endif

@@ -16,7 +16,8 @@ int pr__cmd_eval(int argc, const char **argv);
 int pr__cmd_tokenize(int argc, const char **argv);
 int pr__cmd_doctor(int argc, const char **argv);
 
-/* How every command begins: parse, or print the help. True when the command should go on; else *code is its exit code. */
+/* How every command begins: parse, or print the help. True when the command should go on; else *code is its exit
+ * code. */
 bool pr__cmd_begin(const pr_usage *usage, int argc, const char **argv, pr_args *args, int *code);
 
 #endif

@@ -36,7 +36,8 @@ static pr_status digest_file(const pr_file *file, EVP_MD_CTX *ctx, unsigned char
     for (uint64_t at = 0; at < file->size && status == PR_OK;) {
         size_t n = file->size - at < PIECE_BYTES ? (size_t)(file->size - at) : PIECE_BYTES;
         status = pr_file_read(file, at, piece, n, err);
-        if (status == PR_OK && EVP_DigestUpdate(ctx, piece, n) != 1) status = pr_fail(err, PR_ERR_NOMEM, "SHA-256 failed");
+        if (status == PR_OK && EVP_DigestUpdate(ctx, piece, n) != 1)
+            status = pr_fail(err, PR_ERR_NOMEM, "SHA-256 failed");
         if (status == PR_OK && *pr__interrupt()) status = pr_fail(err, PR_ERR_CANCELLED, "stopped while checking");
         at += n;
         pr__progress_update(&bar, at, file->size);
@@ -55,10 +56,13 @@ pr_status pr__sha256_file(const char *path, char hex[PR_SHA256_HEX], pr_err *err
     if (status != PR_OK) return status;
     piece = pr_alloc(PR_TAG_FILE, PIECE_BYTES);
     ctx = EVP_MD_CTX_new();
-    if (!piece || !ctx || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1) status = pr_fail_nomem(err, "SHA-256", PIECE_BYTES);
+    if (!piece || !ctx || EVP_DigestInit_ex(ctx, EVP_sha256(), NULL) != 1)
+        status = pr_fail_nomem(err, "SHA-256", PIECE_BYTES);
     if (status == PR_OK) status = digest_file(&file, ctx, piece, err);
-    if (status == PR_OK && EVP_DigestFinal_ex(ctx, sum, &len) != 1) status = pr_fail(err, PR_ERR_NOMEM, "SHA-256 failed");
-    for (unsigned i = 0; status == PR_OK && i < len && 2 * i + 2 < PR_SHA256_HEX; i++) snprintf(hex + 2 * (size_t)i, 3, "%02x", sum[i]);
+    if (status == PR_OK && EVP_DigestFinal_ex(ctx, sum, &len) != 1)
+        status = pr_fail(err, PR_ERR_NOMEM, "SHA-256 failed");
+    for (unsigned i = 0; status == PR_OK && i < len && 2 * i + 2 < PR_SHA256_HEX; i++)
+        snprintf(hex + 2 * (size_t)i, 3, "%02x", sum[i]);
     EVP_MD_CTX_free(ctx);
     pr_free(piece);
     pr_file_close(&file);

@@ -97,9 +97,11 @@ static void look_at_threads(doctor *d) {
 static void look_at_memory(doctor *d) {
     char a[32], b[32], c[32];
     uint64_t total = pr_ram_total(), free_now = pr_ram_available(), limit = pr_memory_limit();
-    tell(d, GOOD, "memory", "%s, %s available", pr_format_bytes(a, sizeof a, total), pr_format_bytes(b, sizeof b, free_now));
+    tell(d, GOOD, "memory", "%s, %s available", pr_format_bytes(a, sizeof a, total),
+         pr_format_bytes(b, sizeof b, free_now));
     if (limit < total) {
-        tell(d, limit < (UINT64_C(1) << 30) ? NOTE : GOOD, "limit", "%s by cgroup", pr_format_bytes(c, sizeof c, limit));
+        tell(d, limit < (UINT64_C(1) << 30) ? NOTE : GOOD, "limit", "%s by cgroup",
+             pr_format_bytes(c, sizeof c, limit));
     } else {
         tell(d, GOOD, "limit", "none below the memory itself");
     }
@@ -119,7 +121,9 @@ static void look_at_huge_pages(doctor *d) {
     *to = '\0';
     bool never = !strcmp(from + 1, "never");
     tell(d, never ? NOTE : GOOD, "huge pages", "%s%s", from + 1,
-         never ? ": reading weights is a few percent slower; as root: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled" : "");
+         never ? ": reading weights is a few percent slower; as root: echo madvise > "
+                 "/sys/kernel/mm/transparent_hugepage/enabled"
+               : "");
 }
 
 /* The nearest folder above path that exists: where a download would end up. */
@@ -174,7 +178,8 @@ static void look_at_bandwidth(doctor *d) {
         tell(d, NOTE, "reading", "%s", err.text);
         return;
     }
-    tell(d, GOOD, "reading", "%s a second from memory with %d threads: at most %.0f tokens a second for each GB of weights",
+    tell(d, GOOD, "reading",
+         "%s a second from memory with %d threads: at most %.0f tokens a second for each GB of weights",
          pr_format_bytes(text, sizeof text, (uint64_t)rate), n, rate / 1e9);
 }
 
@@ -185,10 +190,14 @@ int pr__cmd_doctor(int argc, const char **argv) {
     const pr_flag flags[] = {{"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &d.json, NULL, NULL}};
     const pr_flag_group group = {NULL, flags, 1, false};
     const pr_usage usage = {
-        "doctor", "",
+        "doctor",
+        "",
         "What this machine offers, and what stands in the way. Takes about a second;\n"
         "the exit code is 1 when something is broken.\n",
-        &group, 1, 0, 0,
+        &group,
+        1,
+        0,
+        0,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     if (d.json) pr__json_open(&d.out);

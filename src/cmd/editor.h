@@ -19,7 +19,8 @@ typedef enum pr_line {
 pr_status pr__editor_open(const char *prompt, pr_editor **out, pr_err *err);
 void pr__editor_close(pr_editor *editor);
 
-/* One line without its end, valid until the next call; *had_text tells, of an interrupted one, whether anything was typed. */
+/* One line without its end, valid until the next call; *had_text tells, of an interrupted one, whether anything was
+ * typed. */
 pr_line pr__editor_read(pr_editor *editor, const char **line, bool *had_text);
 
 #endif

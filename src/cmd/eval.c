@@ -45,7 +45,7 @@ typedef struct eval {
     int32_t *ids;
     size_t n_ids;
     uint64_t n_scored, n_agree, n_chunks;
-    float *kl;  /* [n_ids] of the scored positions */
+    float *kl; /* [n_ids] of the scored positions */
     double kl_sum;
     pr_err err;
 } eval;
@@ -98,7 +98,9 @@ static pr_status feed(model *m, const int32_t *ids, uint32_t n, pr_err *err) {
     return pr_engine_step(m->engine, &(pr_run){m->session, ids, n, n}, 1, err);
 }
 
-static pr_status restart(const model *m, pr_err *err) { return m->engine ? pr_session_truncate(m->session, 0, err) : PR_OK; }
+static pr_status restart(const model *m, pr_err *err) {
+    return m->engine ? pr_session_truncate(m->session, 0, err) : PR_OK;
+}
 
 /* One chunk: ids[n], beginning with what the model wants there. */
 static pr_status feed_chunk(eval *e, const int32_t *ids, size_t n) {
@@ -157,7 +159,8 @@ static pr_status choose_window(eval *e, const char *name) {
         if (!e->window_given && e->window > info.context_train) e->window = info.context_train;
         if (e->window < 2) status = pr_fail(&e->err, PR_ERR_ARG, "--window: at least 2 tokens");
         if (e->window > info.context_train) {
-            status = pr_fail(&e->err, PR_ERR_ARG, "--window: %u is more than the %u tokens this model was made for", e->window, info.context_train);
+            status = pr_fail(&e->err, PR_ERR_ARG, "--window: %u is more than the %u tokens this model was made for",
+                             e->window, info.context_train);
         }
     }
     e->load.opts.context_max = e->window;
@@ -175,7 +178,8 @@ static pr_status open_models(eval *e, const char *name) {
         status = open_one(e, e->reference_name ? e->reference_name : name, e->reference_exact, &e->reference);
     }
     if (status == PR_OK && reference && e->reference.info.n_vocab != e->under_test.info.n_vocab) {
-        status = pr_fail(&e->err, PR_ERR_ARG, "--reference has a vocabulary of %u tokens, the model one of %u: they cannot be compared",
+        status = pr_fail(&e->err, PR_ERR_ARG,
+                         "--reference has a vocabulary of %u tokens, the model one of %u: they cannot be compared",
                          e->reference.info.n_vocab, e->under_test.info.n_vocab);
     }
     return status;
@@ -185,9 +189,12 @@ static pr_status read_tokens(eval *e) {
     char *text = NULL;
     size_t len = 0;
     pr_status status = pr_file_slurp(e->text_name, TEXT_BYTES_MAX, &text, &len, &e->err);
-    if (status == PR_OK) status = pr_engine_tokenize(e->under_test.engine, "", 0, PR_TOKENIZE_BOS, e->bos, BOS_MAX, &e->n_bos, &e->err);
-    if (status == PR_OK && !(e->ids = pr_calloc(PR_TAG_MISC, len + 16, sizeof *e->ids))) status = pr_fail_nomem(&e->err, "the tokens", len);
-    if (status == PR_OK) status = pr_engine_tokenize(e->under_test.engine, text, len, 0, e->ids, len + 16, &e->n_ids, &e->err);
+    if (status == PR_OK)
+        status = pr_engine_tokenize(e->under_test.engine, "", 0, PR_TOKENIZE_BOS, e->bos, BOS_MAX, &e->n_bos, &e->err);
+    if (status == PR_OK && !(e->ids = pr_calloc(PR_TAG_MISC, len + 16, sizeof *e->ids)))
+        status = pr_fail_nomem(&e->err, "the tokens", len);
+    if (status == PR_OK)
+        status = pr_engine_tokenize(e->under_test.engine, text, len, 0, e->ids, len + 16, &e->n_ids, &e->err);
     pr_free(text);
     if (status != PR_OK) return status;
     if (e->n_tokens_max && e->n_ids > e->n_tokens_max) e->n_ids = e->n_tokens_max;
@@ -224,13 +231,15 @@ static double percentile_99(eval *e) {
 
 static void print_text(eval *e, pr_str *s) {
     figures f = sum_up(&e->under_test, e->n_scored);
-    pr_str_printf(s, "text        %s: %zu tokens in %llu chunks of %u%s\n", e->text_name, e->n_ids, (unsigned long long)e->n_chunks,
-                  e->window, e->n_bos ? ", each with the start token" : "");
-    pr_str_printf(s, "perplexity  %.4f +- %.4f over %llu tokens\n", f.perplexity, f.error, (unsigned long long)e->n_scored);
+    pr_str_printf(s, "text        %s: %zu tokens in %llu chunks of %u%s\n", e->text_name, e->n_ids,
+                  (unsigned long long)e->n_chunks, e->window, e->n_bos ? ", each with the start token" : "");
+    pr_str_printf(s, "perplexity  %.4f +- %.4f over %llu tokens\n", f.perplexity, f.error,
+                  (unsigned long long)e->n_scored);
     if (!e->reference.engine) return;
     figures r = sum_up(&e->reference, e->n_scored);
     double n = (double)e->n_scored;
-    pr_str_printf(s, "reference   %.4f +- %.4f: %s%s\n", r.perplexity, r.error, e->reference.info.path, e->reference_exact ? ", exact" : "");
+    pr_str_printf(s, "reference   %.4f +- %.4f: %s%s\n", r.perplexity, r.error, e->reference.info.path,
+                  e->reference_exact ? ", exact" : "");
     pr_str_printf(s, "ratio       %.5f\n", f.perplexity / r.perplexity);
     pr_str_printf(s, "KL          mean %.6f, 99th percentile %.6f\n", e->kl_sum / n, percentile_99(e));
     pr_str_printf(s, "agreement   %.2f%% of the most likely tokens are the same\n", 100 * (double)e->n_agree / n);
@@ -281,18 +290,24 @@ int pr__cmd_eval(int argc, const char **argv) {
         {"text", 0, PR_FLAG_TEXT, "FILE", "the text", &e.text_name, NULL, NULL},
         {"tokens", 0, PR_FLAG_U32, "N", "only its first N tokens", &e.n_tokens_max, NULL, NULL},
         {"window", 0, PR_FLAG_U32, "N", "tokens of a chunk (512)", &e.window, NULL, &e.window_given},
-        {"reference", 0, PR_FLAG_TEXT, "MODEL", "compare with another model of the same vocabulary", &e.reference_name, NULL, NULL},
-        {"reference-exact", 0, PR_FLAG_BOOL, NULL, "the reference (else this model) runs with --exact", &e.reference_exact, NULL, NULL},
+        {"reference", 0, PR_FLAG_TEXT, "MODEL", "compare with another model of the same vocabulary", &e.reference_name,
+         NULL, NULL},
+        {"reference-exact", 0, PR_FLAG_BOOL, NULL, "the reference (else this model) runs with --exact",
+         &e.reference_exact, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &e.json, NULL, NULL},
     };
     const pr_flag_group groups[] = {{NULL, flags, sizeof flags / sizeof *flags, false}, pr__load_flags(&e.load)};
     const pr_usage usage = {
-        "eval", "MODEL --text FILE",
+        "eval",
+        "MODEL --text FILE",
         "Perplexity of a text: it is cut into chunks of a window, each fed afresh (with\n"
         "the model's start token if it wants one), and every token of a chunk but the\n"
         "first is scored. With a reference: mean and 99th percentile of\n"
         "KL(reference || model) in nats, and how often the most likely token is the same.\n",
-        groups, 2, 1, 1,
+        groups,
+        2,
+        1,
+        1,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     pr_status status = e.text_name ? PR_OK : pr_fail(&e.err, PR_ERR_ARG, "--text FILE is missing");

@@ -30,7 +30,13 @@
 #include "cmd/progress.h"
 #include "cmd/term.h"
 
-enum { REDIRECTS_MAX = 10, CONNECT_SECONDS = 20, SPARE_BYTES = 1 << 20, PROGRESS_BYTES = 1 << 20, NAME_BYTES_MAX = 200 };
+enum {
+    REDIRECTS_MAX = 10,
+    CONNECT_SECONDS = 20,
+    SPARE_BYTES = 1 << 20,
+    PROGRESS_BYTES = 1 << 20,
+    NAME_BYTES_MAX = 200
+};
 
 /* What the headers of the reply in hand say. */
 typedef struct reply {
@@ -43,20 +49,20 @@ typedef struct reply {
 typedef struct fetch {
     const pr_fetch_ask *ask;
     CURL *curl;
-    char *url;                    /* of this transfer: the address asked for, or where it led */
-    char shown[200];              /* the address without user, query and fragment: for messages and the note */
+    char *url;       /* of this transfer: the address asked for, or where it led */
+    char shown[200]; /* the address without user, query and fragment: for messages and the note */
     pr_part part;
     reply head;
-    bool body_begun;              /* the reply's status allows its body to be written */
-    uint64_t total;               /* of the whole file; 0: unknown */
+    bool body_begun; /* the reply's status allows its body to be written */
+    uint64_t total;  /* of the whole file; 0: unknown */
     uint64_t resumed_at;
-    char sha256[PR_SHA256_HEX];   /* asked for, or announced; "" none */
-    curl_off_t moved_bytes;       /* of this transfer */
-    double moved_at;              /* when it last grew */
+    char sha256[PR_SHA256_HEX]; /* asked for, or announced; "" none */
+    curl_off_t moved_bytes;     /* of this transfer */
+    double moved_at;            /* when it last grew */
     bool stalled;
-    bool first_host;              /* this transfer goes to the host of ask->url */
+    bool first_host; /* this transfer goes to the host of ask->url */
     pr_progress bar;
-    pr_status status;             /* failure inside a callback */
+    pr_status status; /* failure inside a callback */
     pr_err *err;
 } fetch;
 
@@ -74,14 +80,16 @@ typedef enum outcome {
 static bool url_part(const char *url, CURLUPart which, unsigned flags, char **out) {
     CURLU *u = curl_url();
     *out = NULL;
-    if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK) curl_url_get(u, which, out, flags);
+    if (u && curl_url_set(u, CURLUPART_URL, url, CURLU_NON_SUPPORT_SCHEME) == CURLUE_OK)
+        curl_url_get(u, which, out, flags);
     curl_url_cleanup(u);
     return *out != NULL;
 }
 
 static bool same_part(const char *a, const char *b, CURLUPart which) {
     char *x, *y = NULL;
-    bool same = url_part(a, which, CURLU_DEFAULT_PORT, &x) && url_part(b, which, CURLU_DEFAULT_PORT, &y) && !strcasecmp(x, y);
+    bool same = url_part(a, which, CURLU_DEFAULT_PORT, &x) && url_part(b, which, CURLU_DEFAULT_PORT, &y) &&
+                !strcasecmp(x, y);
     curl_free(x);
     curl_free(y);
     return same;
@@ -184,7 +192,8 @@ static size_t on_header(char *line, size_t size, size_t count, void *arg) {
     char value[256];
     if (len >= 5 && !strncmp(line, "HTTP/", 5)) f->head = (reply){0}; /* a new reply: 100 Continue comes before 200 */
     if (header_is(line, len, "etag", value, sizeof value) && value[0] == '"') memcpy(f->head.etag, value, sizeof value);
-    if (header_is(line, len, "last-modified", value, sizeof f->head.modified)) memcpy(f->head.modified, value, sizeof f->head.modified);
+    if (header_is(line, len, "last-modified", value, sizeof f->head.modified))
+        memcpy(f->head.modified, value, sizeof f->head.modified);
     if (header_is(line, len, "content-range", value, sizeof value)) read_range(&f->head, value);
     if (header_is(line, len, "x-linked-etag", value, sizeof value)) read_linked_etag(f, value);
     return len;
@@ -197,8 +206,10 @@ static pr_status check_space(fetch *f) {
     if (f->total <= f->part.size) return PR_OK;
     uint64_t need = f->total - f->part.size, left = pr_disk_free(f->part.path);
     if (left == 0 || need + SPARE_BYTES <= left) return PR_OK; /* 0: not known */
-    return pr_fail(f->err, PR_ERR_IO, "%s: %s more are needed, the disk has %s free: make room, or set PRECIS_MODELS to a folder on another disk",
-                   f->ask->path, pr_format_bytes(needed, sizeof needed, need), pr_format_bytes(there, sizeof there, left));
+    return pr_fail(
+        f->err, PR_ERR_IO,
+        "%s: %s more are needed, the disk has %s free: make room, or set PRECIS_MODELS to a folder on another disk",
+        f->ask->path, pr_format_bytes(needed, sizeof needed, need), pr_format_bytes(there, sizeof there, left));
 }
 
 /* A good status line was seen: where do the bytes go? *restart when they cannot be appended. */
@@ -208,7 +219,8 @@ static pr_status begin_body(fetch *f, long code, bool *restart) {
     *restart = false;
     curl_easy_getinfo(f->curl, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
     if (code == 206) {
-        bool other = f->head.etag[0] && f->part.etag[0] && strcmp(f->head.etag, f->part.etag) != 0; /* If-Range was ignored */
+        bool other = f->head.etag[0] && f->part.etag[0] &&
+                     strcmp(f->head.etag, f->part.etag) != 0; /* If-Range was ignored */
         if (other || !f->head.has_range || f->head.range_from != f->part.size) {
             *restart = true;
             return PR_OK;
@@ -327,7 +339,9 @@ end:
 static outcome http_failed(fetch *f, long code) {
     const char *why = "the server does not give it";
     if (code == 401) why = "it needs a login: set HF_TOKEN to a token that may read it";
-    else if (code == 403) why = "this token (HF_TOKEN), or nobody, may read it; some models want their licence accepted on their page first";
+    else if (code == 403)
+        why = "this token (HF_TOKEN), or nobody, may read it; some models want their licence accepted on their page "
+              "first";
     else if (code == 404 || code == 410) why = "no such file: check owner, repository and file name";
     else if (code == 429) why = "too many requests: try again later";
     else if (code >= 500) why = "the server is in trouble: try again later";
@@ -347,7 +361,8 @@ static outcome connection_failed(fetch *f, CURLcode rc, const char *text) {
         return FAILED;
     }
     if (rc == CURLE_COULDNT_RESOLVE_HOST || rc == CURLE_COULDNT_RESOLVE_PROXY || rc == CURLE_COULDNT_CONNECT) {
-        pr_fail(f->err, PR_ERR_IO, "%s: %s: offline? Check the network, and https_proxy if there is a proxy", f->shown, detail);
+        pr_fail(f->err, PR_ERR_IO, "%s: %s: offline? Check the network, and https_proxy if there is a proxy", f->shown,
+                detail);
         return f->part.size > 0 && rc == CURLE_COULDNT_CONNECT ? PASSING : FAILED;
     }
     if (rc == CURLE_PEER_FAILED_VERIFICATION || rc == CURLE_SSL_CACERT_BADFILE) {
@@ -437,12 +452,12 @@ static pr_status fetch_all(fetch *f) {
     for (;;) {
         uint64_t before = f->part.size;
         switch (attempt(f)) {
-        case DONE:
-            return PR_OK;
-        case FAILED:
-            return f->err->status;
+        case DONE: return PR_OK;
+        case FAILED: return f->err->status;
         case RESTART:
-            if (restarted) return pr_fail(f->err, PR_ERR_IO, "%s: the server answers with parts that do not fit together", f->shown);
+            if (restarted)
+                return pr_fail(f->err, PR_ERR_IO, "%s: the server answers with parts that do not fit together",
+                               f->shown);
             restarted = true;
             if (pr__part_reset(&f->part, f->err) != PR_OK) return f->err->status;
             break;
@@ -463,16 +478,20 @@ static pr_status verify(fetch *f, pr_fetch_got *got) {
     pr_file file = {.fd = -1};
     size_t n = f->ask->magic ? strlen(f->ask->magic) : 0;
     pr_status status = pr_file_open(f->part.path, &file, f->err);
-    if (status == PR_OK && n > 0 && n <= sizeof start && file.size >= n) status = pr_file_read(&file, 0, start, n, f->err);
+    if (status == PR_OK && n > 0 && n <= sizeof start && file.size >= n)
+        status = pr_file_read(&file, 0, start, n, f->err);
     if (status == PR_OK && n > 0 && memcmp(start, f->ask->magic, n) != 0) {
         status = pr_fail(f->err, PR_ERR_FORMAT, "%s is not a %s file but %s; removed", f->shown, f->ask->magic,
-                         start[0] == '<' ? "a web page: give the address of the file itself" : file.size ? "something else" : "empty");
+                         start[0] == '<' ? "a web page: give the address of the file itself"
+                         : file.size     ? "something else"
+                                         : "empty");
     }
     pr_file_close(&file);
     if (status == PR_OK && f->sha256[0]) {
         status = pr__sha256_check(f->part.path, f->sha256, f->err);
         got->checked = status == PR_OK;
-        if (status == PR_ERR_FORMAT) pr_err_context(f->err, "%s: wrong checksum, removed; try again, or the file has changed", f->shown);
+        if (status == PR_ERR_FORMAT)
+            pr_err_context(f->err, "%s: wrong checksum, removed; try again, or the file has changed", f->shown);
     }
     return status;
 }

@@ -9,12 +9,12 @@
 
 typedef struct pr_fetch_ask {
     const char *url;
-    const char *path;    /* final name; its folder exists */
-    const char *label;   /* for the progress bar */
-    const char *bearer;  /* token for the host in url and no other; NULL: none */
-    const char *sha256;  /* expected, or NULL */
-    const char *magic;   /* first bytes the file must have, or NULL: anything */
-    uint32_t retries;    /* after a failure that may pass: cut, busy, too slow */
+    const char *path;       /* final name; its folder exists */
+    const char *label;      /* for the progress bar */
+    const char *bearer;     /* token for the host in url and no other; NULL: none */
+    const char *sha256;     /* expected, or NULL */
+    const char *magic;      /* first bytes the file must have, or NULL: anything */
+    uint32_t retries;       /* after a failure that may pass: cut, busy, too slow */
     uint32_t stall_seconds; /* give up on a connection that brings nothing for so long */
 } pr_fetch_ask;
 
@@ -28,8 +28,8 @@ typedef struct pr_fetch_got {
  * PR_ERR_CANCELLED after Ctrl-C. */
 pr_status pr__fetch(const pr_fetch_ask *ask, pr_fetch_got *got, pr_err *err);
 
-/* The last part of url's path, decoded, made fit to be a file name (no "/", no control characters, no leading dot), into a
- * pr_alloc()ed text. PR_ERR_ARG when nothing is left. */
+/* The last part of url's path, decoded, made fit to be a file name (no "/", no control characters, no leading dot),
+ * into a pr_alloc()ed text. PR_ERR_ARG when nothing is left. */
 pr_status pr__fetch_name(const char *url, char **out, pr_err *err);
 /* The same cleaning for a name that is no URL. */
 pr_status pr__fetch_clean_name(const char *name, char **out, pr_err *err);

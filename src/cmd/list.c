@@ -69,8 +69,9 @@ static void add_line(pr_str *s, const entry *e, int width) {
     int shown = (int)strlen(e->name) - (pr_str_ends(e->name, ".gguf") ? 5 : 0);
     pr_str_printf(s, "%-*.*s", width, shown, e->name);
     if (e->err.text[0]) pr_str_printf(s, "  unreadable: %s\n", e->err.text);
-    else pr_str_printf(s, "  %8s  %-8s  %8s  %s\n", pr_format_bytes(size, sizeof size, e->bytes), e->arch,
-                       pr__format_count(params, sizeof params, e->n_params), e->type);
+    else
+        pr_str_printf(s, "  %8s  %-8s  %8s  %s\n", pr_format_bytes(size, sizeof size, e->bytes), e->arch,
+                      pr__format_count(params, sizeof params, e->n_params), e->type);
 }
 
 static pr_status list_models(const char *dir, bool json, pr_str *out, pr_err *err) {
@@ -103,9 +104,7 @@ int pr__cmd_list(int argc, const char **argv) {
     const pr_flag flags[] = {{"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &json, NULL, NULL}};
     const pr_flag_group group = {NULL, flags, 1, false};
     const pr_usage usage = {
-        "list", "",
-        "The models in the folder (PRECIS_MODELS, or ~/.local/share/precis/models).\n",
-        &group, 1, 0, 0,
+        "list", "", "The models in the folder (PRECIS_MODELS, or ~/.local/share/precis/models).\n", &group, 1, 0, 0,
     };
     pr_args args;
     pr_err err = {0};

@@ -71,7 +71,8 @@ pr_flag_group pr__load_flags(pr_load *load) {
 }
 
 pr_status pr__load_check(pr_load *load, pr_err *err) {
-    if (load->threads > THREADS_MAX) return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, THREADS_MAX);
+    if (load->threads > THREADS_MAX)
+        return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, THREADS_MAX);
     load->opts.n_threads = (int)load->threads;
     return PR_OK;
 }

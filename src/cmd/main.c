@@ -42,8 +42,8 @@ static int usage_error(const char *what, const char *name) {
     pr_err err = {0};
     for (size_t i = 0; i < N_COMMANDS; i++) names[i] = commands[i].name;
     const char *near = pr__args_nearest(name, names, N_COMMANDS);
-    pr_fail(&err, PR_ERR_ARG, "unknown %s \"%.100s\" (%s%s%s)", what, name, near ? "did you mean " : "`precis --help` lists them",
-            near ? near : "", near ? "?" : "");
+    pr_fail(&err, PR_ERR_ARG, "unknown %s \"%.100s\" (%s%s%s)", what, name,
+            near ? "did you mean " : "`precis --help` lists them", near ? near : "", near ? "?" : "");
     return pr__cmd_fail(&err);
 }
 
@@ -83,7 +83,8 @@ static int dispatch(int argc, const char **argv) {
     return c->run(argc - 2, argv + 2);
 }
 
-/* Texts are UTF-8 whatever the locale says: line editing needs to be told where it is not set, as in most containers. */
+/* Texts are UTF-8 whatever the locale says: line editing needs to be told where it is not set, as in most
+ * containers. */
 static void set_locale(void) {
     setlocale(LC_CTYPE, "");
     if (!pr__term_utf8()) setlocale(LC_CTYPE, "C.UTF-8");

@@ -145,7 +145,8 @@ static size_t match(const pr_model_names *names, const char *model, size_t *n_ne
     return *n_near == 1 ? found : names->n;
 }
 
-static pr_status not_found(const char *model, const char *dir, const pr_model_names *names, size_t n_near, pr_err *err) {
+static pr_status not_found(const char *model, const char *dir, const pr_model_names *names, size_t n_near,
+                           pr_err *err) {
     char list[200] = "";
     size_t at = 0, len = strlen(model);
     for (size_t i = 0; i < names->n; i++) {
@@ -159,11 +160,14 @@ static pr_status not_found(const char *model, const char *dir, const pr_model_na
     }
     if (n_near > 1) return pr_fail(err, PR_ERR_ARG, "\"%.100s\" could be %s: write more of the name", model, list);
     if (strchr(model, '/') || pr_str_ends(model, ".gguf")) {
-        return pr_fail(err, PR_ERR_NOTFOUND, "%.200s: no such file%s%.100s", model, strchr(model, '/') ? "" : ", nor is it in ",
-                       strchr(model, '/') ? "" : dir);
+        return pr_fail(err, PR_ERR_NOTFOUND, "%.200s: no such file%s%.100s", model,
+                       strchr(model, '/') ? "" : ", nor is it in ", strchr(model, '/') ? "" : dir);
     }
-    if (names->n) return pr_fail(err, PR_ERR_NOTFOUND, "no model \"%.100s\": there are %s (`precis pull` fetches more)", model, list);
-    return pr_fail(err, PR_ERR_NOTFOUND, "no model \"%.100s\": %.200s has none yet; `precis pull smollm2` fetches one", model, dir);
+    if (names->n)
+        return pr_fail(err, PR_ERR_NOTFOUND, "no model \"%.100s\": there are %s (`precis pull` fetches more)", model,
+                       list);
+    return pr_fail(err, PR_ERR_NOTFOUND, "no model \"%.100s\": %.200s has none yet; `precis pull smollm2` fetches one",
+                   model, dir);
 }
 
 static bool is_model_path(const char *path) {

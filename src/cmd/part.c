@@ -37,7 +37,8 @@ static char *with_suffix(const char *path, const char *suffix) {
 /* True when path is still the file behind fd. */
 static bool same_file(int fd, const char *path) {
     struct stat held, named;
-    return fstat(fd, &held) == 0 && stat(path, &named) == 0 && held.st_dev == named.st_dev && held.st_ino == named.st_ino;
+    return fstat(fd, &held) == 0 && stat(path, &named) == 0 && held.st_dev == named.st_dev &&
+           held.st_ino == named.st_ino;
 }
 
 static pr_status open_locked(pr_part *part, pr_err *err) {
@@ -144,7 +145,8 @@ pr_status pr__part_write(pr_part *part, const void *data, size_t len, pr_err *er
 
 void pr__sync_folder(const char *path) {
     const char *slash = strrchr(path, '/');
-    char *dir = slash ? pr_strndup(PR_TAG_MISC, path, slash == path ? 1 : (size_t)(slash - path)) : pr_strdup(PR_TAG_MISC, ".");
+    char *dir = slash ? pr_strndup(PR_TAG_MISC, path, slash == path ? 1 : (size_t)(slash - path))
+                      : pr_strdup(PR_TAG_MISC, ".");
     int fd = dir ? open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     if (fd >= 0) {
         fsync(fd);
@@ -156,7 +158,8 @@ void pr__sync_folder(const char *path) {
 pr_status pr__part_finish(pr_part *part, pr_err *err) {
     pr_status status = PR_OK;
     if (fsync(part->fd) != 0) status = write_failed(part, err);
-    else if (rename(part->path, part->final_path) != 0) status = pr_fail_errno(err, "cannot create %s", part->final_path);
+    else if (rename(part->path, part->final_path) != 0)
+        status = pr_fail_errno(err, "cannot create %s", part->final_path);
     if (status == PR_OK) {
         unlink(part->note_path);
         pr__sync_folder(part->final_path);

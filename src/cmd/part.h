@@ -13,14 +13,14 @@
 
 typedef struct pr_part {
     char *final_path, *path, *note_path;
-    int fd;              /* -1: closed */
-    uint64_t size;       /* bytes so far */
-    char etag[256];      /* a strong one, with its quotes, or "" */
-    char modified[64];   /* Last-Modified, or "" */
+    int fd;            /* -1: closed */
+    uint64_t size;     /* bytes so far */
+    char etag[256];    /* a strong one, with its quotes, or "" */
+    char modified[64]; /* Last-Modified, or "" */
 } pr_part;
 
-/* Open or create, and lock. What is there is kept when its note says that it comes from `source`, with an etag or a date to
- * resume by; otherwise the part starts empty. On failure *part holds nothing. */
+/* Open or create, and lock. What is there is kept when its note says that it comes from `source`, with an etag or a
+ * date to resume by; otherwise the part starts empty. On failure *part holds nothing. */
 pr_status pr__part_open(pr_part *part, const char *final_path, const char *source, pr_err *err);
 
 /* Start again from nothing. */

@@ -13,7 +13,7 @@ typedef struct pr_progress {
     bool bytes;        /* amounts are bytes: show them, and the rate */
     bool drawn;
     double started, shown;
-    uint64_t from;     /* done already when it began: not counted in the rate */
+    uint64_t from; /* done already when it began: not counted in the rate */
 } pr_progress;
 
 /* Nothing is drawn before the work has taken a moment. */

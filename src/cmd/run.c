@@ -82,7 +82,8 @@ static int one_shot(run *r, pr_engine *engine, const char *prompt, size_t len) {
     else if (r->json) code = print_json(r, &talk);
     if (status == PR_OK && r->stats) {
         fflush(stdout);
-        fprintf(stderr, "%s, seed %llu\n", pr__chat_stats(&talk.stats, buf, sizeof buf), (unsigned long long)opts.generate.sample.seed);
+        fprintf(stderr, "%s, seed %llu\n", pr__chat_stats(&talk.stats, buf, sizeof buf),
+                (unsigned long long)opts.generate.sample.seed);
     }
     pr__talk_close(&talk);
     return code;
@@ -116,7 +117,8 @@ static pr_status check(run *r) {
     pr_status status = PR_OK;
     if (r->talk.system) status = pr__text_check("--system", r->talk.system, strlen(r->talk.system), &r->err);
     if (status == PR_OK && r->talk.raw && (r->talk.system || r->talk.template_name)) {
-        status = pr_fail(&r->err, PR_ERR_ARG, "--raw has no template, so no --%s", r->talk.system ? "system" : "template");
+        status = pr_fail(&r->err, PR_ERR_ARG, "--raw has no template, so no --%s",
+                         r->talk.system ? "system" : "template");
     }
     for (size_t i = 0; i < r->stop.n && status == PR_OK; i++) {
         if (!r->stop.data[i][0]) status = pr_fail(&r->err, PR_ERR_ARG, "--stop: the text is empty");
@@ -154,12 +156,15 @@ int pr__cmd_run(int argc, const char **argv) {
     pr_sample_defaults(s);
     const pr_flag general[] = {
         {"system", 0, PR_FLAG_TEXT, "TEXT", "system text", &r.talk.system, NULL, NULL},
-        {"template", 0, PR_FLAG_TEXT, "NAME", "chat template, instead of the model's own", &r.talk.template_name, NULL, NULL},
+        {"template", 0, PR_FLAG_TEXT, "NAME", "chat template, instead of the model's own", &r.talk.template_name, NULL,
+         NULL},
         {"raw", 0, PR_FLAG_BOOL, NULL, "no template: the text as it is", &r.talk.raw, NULL, NULL},
-        {"max-tokens", 'n', PR_FLAG_U32, "N", "longest answer (256; 0: until the context is full)", &g->max_tokens, NULL, NULL},
+        {"max-tokens", 'n', PR_FLAG_U32, "N", "longest answer (256; 0: until the context is full)", &g->max_tokens,
+         NULL, NULL},
         {"stop", 0, PR_FLAG_TEXTS, "TEXT", "end before this text; may be repeated", &r.stop, NULL, NULL},
         {"ignore-eos", 0, PR_FLAG_BOOL, NULL, "go on when the model wants to end", &g->ignore_end, NULL, NULL},
-        {"seed", 0, PR_FLAG_U64, "N", "same seed, same text (default: another each time)", &s->seed, NULL, &r.seed_given},
+        {"seed", 0, PR_FLAG_U64, "N", "same seed, same text (default: another each time)", &s->seed, NULL,
+         &r.seed_given},
         {"stats", 0, PR_FLAG_BOOL, NULL, "speed, afterwards, on standard error", &r.stats, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "one JSON object instead of the text", &r.json, NULL, NULL},
     };
@@ -179,9 +184,13 @@ int pr__cmd_run(int argc, const char **argv) {
         pr__load_flags(&r.load),
     };
     const pr_usage usage = {
-        "run", "MODEL [PROMPT]",
+        "run",
+        "MODEL [PROMPT]",
         "Ask a model something; without PROMPT (or text on standard input) talk with it.\n",
-        groups, 3, 1, 2,
+        groups,
+        3,
+        1,
+        2,
     };
     if (pr__cmd_begin(&usage, argc, argv, &args, &code)) code = run_model(&r, &args);
     pr_free(r.stop.data);

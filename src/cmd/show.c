@@ -53,18 +53,22 @@ static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opt
     char a[32], b[32], c[32];
     fit f = measure(i);
     pr_str_printf(s, "%s (%s)\n", i->name[0] ? i->name : "a model without a name", i->arch);
-    pr_str_printf(s, "  file        %s, %s: %s\n", i->path, pr_format_bytes(a, sizeof a, i->file_bytes), i->weight_types);
+    pr_str_printf(s, "  file        %s, %s: %s\n", i->path, pr_format_bytes(a, sizeof a, i->file_bytes),
+                  i->weight_types);
     if (i->note[0]) pr_str_printf(s, "  note        %s\n", i->note);
     pr_str_printf(s, "  parameters  %s\n", pr__format_count(a, sizeof a, i->n_params));
-    pr_str_printf(s, "  shape       %u layers, width %u, %u heads of %u (%u for keys and values), feed-forward %u\n", i->n_layers,
-                  i->n_embd, i->n_heads, i->head_dim, i->n_kv_heads, i->n_ff);
-    pr_str_printf(s, "  vocabulary  %u tokens, chat template %s\n", i->n_vocab, i->chat_template[0] ? i->chat_template : "none that is known");
+    pr_str_printf(s, "  shape       %u layers, width %u, %u heads of %u (%u for keys and values), feed-forward %u\n",
+                  i->n_layers, i->n_embd, i->n_heads, i->head_dim, i->n_kv_heads, i->n_ff);
+    pr_str_printf(s, "  vocabulary  %u tokens, chat template %s\n", i->n_vocab,
+                  i->chat_template[0] ? i->chat_template : "none that is known");
     pr_str_printf(s, "  context     %u here; made for %u\n", i->context_max, i->context_train);
     pr_str_printf(s, "  kernels     %s%s, %d threads\n", i->isa, opts->exact ? ", fp32 activations" : "", i->n_threads);
     pr_str_printf(s, "  memory      weights %s, KV %s (%zu bytes a token, %s), work space %s\n",
                   pr_format_bytes(a, sizeof a, i->weight_bytes), pr_format_bytes(b, sizeof b, i->kv_bytes_max),
-                  i->kv_bytes_per_token, opts->kv_type == PR_KV_Q8 ? "q8" : "f16", pr_format_bytes(c, sizeof c, i->scratch_bytes));
-    pr_str_printf(s, "  peak        %s, with all of that context in use\n", pr_format_bytes(a, sizeof a, i->peak_bytes));
+                  i->kv_bytes_per_token, opts->kv_type == PR_KV_Q8 ? "q8" : "f16",
+                  pr_format_bytes(c, sizeof c, i->scratch_bytes));
+    pr_str_printf(s, "  peak        %s, with all of that context in use\n",
+                  pr_format_bytes(a, sizeof a, i->peak_bytes));
     pr_str_printf(s, "  here        %s available of %s: %s\n", pr_format_bytes(a, sizeof a, f.available),
                   pr_format_bytes(b, sizeof b, f.limit), f.fits ? "fits" : "DOES NOT FIT");
     if (f.context) pr_str_printf(s, "              largest context that fits: %u tokens\n", f.context);
@@ -138,7 +142,8 @@ static void tensor(pr_str *s, const pr_tensor_info *t, bool json) {
         pr_str_printf(s, "%-32s %-5s ", t->name, type);
     }
     for (uint32_t d = 0; d < t->n_dims; d++) {
-        pr_str_printf(s, json ? "%s%llu" : "%s%llu", d ? (json ? ", " : " x ") : (json ? "[" : ""), (unsigned long long)t->dims[d]);
+        pr_str_printf(s, json ? "%s%llu" : "%s%llu", d ? (json ? ", " : " x ") : (json ? "[" : ""),
+                      (unsigned long long)t->dims[d]);
     }
     if (json) {
         pr_str_puts(s, "]");
@@ -219,10 +224,14 @@ int pr__cmd_show(int argc, const char **argv) {
     };
     const pr_flag_group groups[] = {{NULL, flags, sizeof flags / sizeof *flags, false}, pr__load_flags(&w.load)};
     const pr_usage usage = {
-        "show", "MODEL",
+        "show",
+        "MODEL",
         "What a model is, what it would need with these options, and whether that fits\n"
         "here. Nothing is loaded.\n",
-        groups, 2, 1, 1,
+        groups,
+        2,
+        1,
+        1,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     if (show_model(&w, args.arg[0]) == PR_OK) return pr__cmd_print(&w.out);

@@ -26,7 +26,8 @@ static pr_status push(pr_talk *talk, const char *role, const char *text, size_t 
 }
 
 static void pop(pr_talk *talk, size_t n_messages) {
-    while (talk->n_messages > n_messages) pr_free((char *)(uintptr_t)talk->messages[--talk->n_messages].content); /* push() made it */
+    while (talk->n_messages > n_messages)
+        pr_free((char *)(uintptr_t)talk->messages[--talk->n_messages].content); /* push() made it */
 }
 
 pr_status pr__talk_open(pr_talk *talk, pr_engine *engine, const pr_talk_opts *opts, pr_err *err) {
@@ -52,7 +53,8 @@ pr_status pr__talk_reset(pr_talk *talk, pr_err *err) {
 
 pr_status pr__talk_system(pr_talk *talk, const char *text, pr_err *err) {
     char *copy = NULL;
-    if (text && text[0] && !(copy = pr_strdup(PR_TAG_MISC, text))) return pr_fail_nomem(err, "a system text", strlen(text));
+    if (text && text[0] && !(copy = pr_strdup(PR_TAG_MISC, text)))
+        return pr_fail_nomem(err, "a system text", strlen(text));
     pr_free(talk->system);
     talk->system = copy;
     return PR_OK;
@@ -73,7 +75,8 @@ static pr_status render(const pr_talk *talk, char **out, pr_err *err) {
     return status;
 }
 
-static pr_status tokenize(const pr_talk *talk, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n, pr_err *err) {
+static pr_status tokenize(const pr_talk *talk, const char *text, size_t len, unsigned flags, int32_t **ids, size_t *n,
+                          pr_err *err) {
     size_t max = len + 16; /* a token is at least a byte, but for what is added at the start */
     *ids = pr_calloc(PR_TAG_MISC, max, sizeof **ids);
     if (!*ids) return pr_fail_nomem(err, "the tokens of the prompt", max * sizeof **ids);
@@ -103,7 +106,8 @@ static pr_status generate(pr_talk *talk, const int32_t *ids, size_t n, pr_err *e
     size_t kept = 0, total = talk->opts.raw ? pr_session_length(talk->session) + n : n;
     if (n == 0) return pr_fail(err, PR_ERR_ARG, "the prompt is empty");
     if (total > info.context_max) {
-        return pr_fail(err, PR_ERR_LIMIT, "the prompt is %zu tokens and the context holds %u: shorten it, or raise --context", total,
+        return pr_fail(err, PR_ERR_LIMIT,
+                       "the prompt is %zu tokens and the context holds %u: shorten it, or raise --context", total,
                        info.context_max);
     }
     if (!talk->opts.raw) {
@@ -140,7 +144,8 @@ pr_status pr__talk_ask(pr_talk *talk, const char *text, size_t len, pr_err *err)
         status = push(talk, "assistant", talk->answer.len ? talk->answer.data : "", talk->answer.len, err);
     }
     if (status != PR_OK || silent) pop(talk, before);
-    if (status != PR_OK && talk->opts.raw && held < pr_session_length(talk->session)) (void)pr_session_truncate(talk->session, held, NULL);
+    if (status != PR_OK && talk->opts.raw && held < pr_session_length(talk->session))
+        (void)pr_session_truncate(talk->session, held, NULL);
     pr_free(ids);
     pr_text_free(rendered);
     return status;

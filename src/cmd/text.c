@@ -84,7 +84,9 @@ pr_status pr__text_check(const char *what, const char *text, size_t len, pr_err 
     for (size_t i = 0; i < len;) {
         int32_t cp;
         size_t n = pr_utf8_decode(text + i, len - i, &cp);
-        if (cp < 0) return pr_fail(err, PR_ERR_ARG, "%s is not valid UTF-8: byte 0x%02x at %zu", what, (unsigned)(unsigned char)text[i], i);
+        if (cp < 0)
+            return pr_fail(err, PR_ERR_ARG, "%s is not valid UTF-8: byte 0x%02x at %zu", what,
+                           (unsigned)(unsigned char)text[i], i);
         if (cp == 0) return pr_fail(err, PR_ERR_ARG, "%s holds a zero byte at %zu", what, i);
         i += n;
     }

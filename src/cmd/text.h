@@ -11,8 +11,8 @@
 /* "134.5M", "1.10B", "656k" into buf. Returns buf. */
 char *pr__format_count(char *buf, size_t len, uint64_t n);
 
-/* One JSON object on one line: open, fields, close. A field after another needs no care for commas. Objects may nest: give
- * the inner one's name to pr__json_key() and open it. */
+/* One JSON object on one line: open, fields, close. A field after another needs no care for commas. Objects may
+ * nest: give the inner one's name to pr__json_key() and open it. */
 void pr__json_open(pr_str *s);
 void pr__json_close(pr_str *s);
 void pr__json_key(pr_str *s, const char *key);

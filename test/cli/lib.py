@@ -82,7 +82,7 @@ def precis(*args, stdin=b"", env=None, timeout=300, **more):
 
 
 def fails(name, result, code, *texts):
-    """The rule for every failure: this exit code, one line on stderr that begins with "precis: " and has these texts."""
+    """How everything fails: this exit code, and one line on stderr that begins with "precis: " and has these texts."""
     lines = result.err.splitlines()
     good = (result.code == code and len(lines) == 1 and lines[0].startswith("precis: ")
             and all(t in lines[0] for t in texts))

@@ -70,7 +70,8 @@ class Terminal:
 
 
 model = big_model()
-BASE = ("run", model, "--template", "chatml", "--ignore-eos", "--seed", "1", "--temp", "0", "-t", "2", "--context", "1024")
+BASE = ("run", model, "--template", "chatml", "--ignore-eos", "--seed", "1", "--temp", "0", "-t", "2",
+        "--context", "1024")
 
 # ---- answers, commands, leaving ----
 t = Terminal(*BASE, "-n", "12")

@@ -66,7 +66,8 @@ fails("raw with a system text", precis("run", "x", "y", "--raw", "--system", "z"
 
 # ---- ways to write a flag ----
 model = small_model()
-for name, args in (("apart", ("--threads", "1")), ("with =", ("--threads=1",)), ("short", ("-t", "1")), ("joined", ("-t1",))):
+for name, args in (("apart", ("--threads", "1")), ("with =", ("--threads=1",)), ("short", ("-t", "1")),
+                   ("joined", ("-t1",))):
     r = precis("show", model, "--json", *args)
     ok("a flag written %s" % name, r.code == 0 and r.json()["threads"] == 1, str(r))
 r = precis("show", "--json", "--", model)

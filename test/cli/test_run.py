@@ -54,12 +54,14 @@ fails("an empty standard input", precis("run", model), 2, "empty")
 fails("invalid UTF-8", precis("run", model, "--raw", stdin=b"caf\xe9 time"), 2, "UTF-8", "0xe9", "at 3")
 fails("invalid UTF-8 as an argument", precis("run", model, "--raw", b"caf\xff"), 2, "UTF-8")
 fails("a zero byte", precis("run", model, "--raw", stdin=b"a\0b"), 2, "zero byte")
-fails("a prompt over the context", precis("run", model, "--raw", "--context", "64", "word " * 500), 1, "context holds 64", "--context")
+fails("a prompt over the context", precis("run", model, "--raw", "--context", "64", "word " * 500), 1,
+      "context holds 64", "--context")
 fails("an unknown template", precis("run", model, "--template", "nonesuch", "Hi"), 2, "--template", "nonesuch")
 fails("a temperature below zero", precis("run", model, "--raw", "--temp", "-1", "Hi"), 2, "temperature")
 fails("an empty stop text", precis("run", model, "--raw", "--stop", "", "Hi"), 2, "--stop")
 r = precis("run", model, "Hi", "-n", "2")
-ok("no template: says so, or has one", r.code == 0 or ("--template" in r.err and len(r.err.splitlines()) == 1), str(r))
+ok("no template: says so, or has one", r.code == 0 or ("--template" in r.err and len(r.err.splitlines()) == 1),
+   str(r))
 
 # ---- stopping ----
 BIG = ("run", big_model(), "--raw", "--ignore-eos", "-n", "0", "--context", "1024", "Once upon a time")

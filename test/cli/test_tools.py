@@ -25,7 +25,8 @@ r = precis("list")
 ok("list", r.code == 0 and "Tiny-Model-f16 " in r.out and "llama" in r.out and "notes" not in r.out, str(r))
 ok("a broken file stays in the list", "broken" in r.out and "unreadable" in r.out, str(r))
 listed = {m["name"]: m for m in precis("list", "--json").json()["models"]}
-ok("list --json", set(listed) == {"Tiny-Model-f16.gguf", "tiny-other.gguf", "broken.gguf"} and "error" in listed["broken.gguf"]
+ok("list --json", set(listed) == {"Tiny-Model-f16.gguf", "tiny-other.gguf", "broken.gguf"}
+   and "error" in listed["broken.gguf"]
    and listed["tiny-other.gguf"]["params"] > 1000, str(listed))
 
 # ---- what MODEL means ----
@@ -38,7 +39,8 @@ fails("a beginning of two", precis("show", "tiny"), 2, "Tiny-Model-f16.gguf", "t
 r = precis("show", model)
 ok("show", r.code == 0 and "parameters" in r.out and "fits" in r.out, str(r))
 a, b = precis("show", model, "--json").json(), precis("show", model, "--json", "--kv", "q8", "--context", "64").json()
-ok("show --json", a["fits"] is True and a["peak_bytes"] > a["weight_bytes"] > 0 and a["context_fits"] >= a["context_max"], str(a))
+ok("show --json", a["fits"] is True and a["peak_bytes"] > a["weight_bytes"] > 0
+   and a["context_fits"] >= a["context_max"], str(a))
 ok("fewer bytes by q8 and a short context", b["context_max"] == 64 and b["kv_type"] == "q8"
    and b["kv_bytes_per_token"] < a["kv_bytes_per_token"] and b["peak_bytes"] < a["peak_bytes"], str(b))
 r = precis("show", model, "--graph")
@@ -49,7 +51,8 @@ r = precis("show", model, "--tensors")
 ok("show --tensors", r.code == 0 and "token_embd.weight" in r.out, str(r))
 r = precis("show", model, "--tensors", "--meta", "--graph", "--json")
 j = r.json()
-ok("all of it for scripts", len(j["tensors"]) > 5 and j["meta"]["general.architecture"] and j["graph"] and j["params"], str(r))
+ok("all of it for scripts", len(j["tensors"]) > 5 and j["meta"]["general.architecture"] and j["graph"]
+   and j["params"], str(r))
 
 # ---- bench ----
 BENCH = ("bench", model, "-p", "32", "-n", "8", "-r", "2")
@@ -69,7 +72,8 @@ r = precis("bench", "--synthetic", "135m", "--write-gguf", "q8_0", synthetic)
 ok("--write-gguf", r.code == 0 and os.path.getsize(synthetic) > 100e6, str(r))
 fails("an unknown type", precis("bench", "--synthetic", "135m", "--write-gguf", "q9", path("x.gguf")), 2, "q9")
 os.makedirs(path("tmp"))
-r = precis("bench", "--synthetic", "135m", "--type", "q8_0", "-p", "8", "-n", "2", "-r", "1", "--json", env={"TMPDIR": path("tmp")})
+r = precis("bench", "--synthetic", "135m", "--type", "q8_0", "-p", "8", "-n", "2", "-r", "1", "--json",
+           env={"TMPDIR": path("tmp")})
 j = r.json()
 off = j["peak_bytes"] / j["predicted_peak_bytes"] - 1
 ok("bench --synthetic", r.code == 0 and abs(j["params"] - 134.5e6) < 1e6 and os.listdir(path("tmp")) == [], str(r))
@@ -85,10 +89,13 @@ bos = int(precis("tokenize", model, "", "--bos", "--count").out)
 body = 64 - bos
 chunks = -(-600 // body)
 tail = 600 - (chunks - 1) * body + bos
-ok("chunks are counted as said", e["chunks"] == chunks - (tail == 1) and e["scored"] == (chunks - 1) * 63 + tail - 1, str(e))
-ok("perplexity is exp of the mean", abs(math.exp(e["nll"]) / e["perplexity"] - 1) < 1e-6 and e["perplexity"] > 1, str(e))
+ok("chunks are counted as said", e["chunks"] == chunks - (tail == 1)
+   and e["scored"] == (chunks - 1) * 63 + tail - 1, str(e))
+ok("perplexity is exp of the mean", abs(math.exp(e["nll"]) / e["perplexity"] - 1) < 1e-6 and e["perplexity"] > 1,
+   str(e))
 s = precis(*EVAL, "--json", "--reference", model).json()
-ok("itself as the reference", s["kl_mean"] < 1e-9 and s["top1_agreement"] == 1 and s["reference_perplexity"] == e["perplexity"], str(s))
+ok("itself as the reference", s["kl_mean"] < 1e-9 and s["top1_agreement"] == 1
+   and s["reference_perplexity"] == e["perplexity"], str(s))
 x = precis(*EVAL, "--json", "--reference-exact").json()
 ok("--reference-exact", 0 <= x["kl_mean"] < 0.02 and x["kl_99"] >= x["kl_mean"] and x["top1_agreement"] > 0.9, str(x))
 fails("a text that is not there", precis("eval", model, "--text", "/nowhere"), 1, "/nowhere")
@@ -122,7 +129,8 @@ vocab = os.path.join(DATA, "vocab/gpt-2.gguf")
 if os.path.isfile(vocab):
     texts = open(os.path.join(DATA, "vocab/gpt-2.inp"), "rb").read().split(b"\n__ggml_vocab_test__\n")
     wanted = open(os.path.join(DATA, "vocab/gpt-2.out")).read().split("\n")
-    bad = [i for i, t in enumerate(texts) if t and precis("tokenize", vocab, "--no-special", stdin=t).out.split() != wanted[i].split()]
+    bad = [i for i, t in enumerate(texts)
+           if t and precis("tokenize", vocab, "--no-special", stdin=t).out.split() != wanted[i].split()]
     ok("a file that is only a vocabulary", not bad, "texts %r differ" % bad)
     fails("which is no model", precis("run", vocab, "hi"), 1, "gpt-2.gguf")
 else:
@@ -132,7 +140,8 @@ else:
 r = precis("doctor")
 ok("doctor", r.code in (0, 1) and "processor" in r.out and "kernels" in r.out and "reading" in r.out, str(r))
 j = precis("doctor", "--json").json()
-ok("doctor --json", all(j[k]["verdict"] in ("good", "note", "bad") for k in j) and "models" in j and "pip" in j, str(j))
+ok("doctor --json", all(j[k]["verdict"] in ("good", "note", "bad") for k in j) and "models" in j and "pip" in j,
+   str(j))
 r = precis("doctor", env={"PRECIS_MODELS": write("plain-file", b"x")})
 ok("doctor finds what is broken", r.code == 1 and "✗" in r.out, str(r))
 
