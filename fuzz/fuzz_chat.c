@@ -21,7 +21,8 @@ static const pr_chat_template *pick(unsigned n) {
     static unsigned n_all;
     if (!n_all) {
         snprintf(names, sizeof names, "%s", pr_chat_names());
-        for (char *name = strtok(names, ", ()"); name; name = strtok(NULL, ", ()"))
+        char *next;
+        for (char *name = strtok_r(names, ", ()", &next); name; name = strtok_r(NULL, ", ()", &next))
             all[n_all++] = pr_chat_by_name(name);
     }
     return all[n % n_all];
@@ -29,7 +30,8 @@ static const pr_chat_template *pick(unsigned n) {
 
 static size_t parse(char *text, pr_message *messages) {
     size_t n = 0;
-    for (char *line = strtok(text, "\n"); line && n < MESSAGES_MAX; line = strtok(NULL, "\n"), n++) {
+    char *next;
+    for (char *line = strtok_r(text, "\n", &next); line && n < MESSAGES_MAX; line = strtok_r(NULL, "\n", &next), n++) {
         messages[n].role = line[0] == 'u' ? "user" : line[0] == 'a' ? "assistant" : line[0] == 's' ? "system" : "other";
         messages[n].content = line + 1;
     }

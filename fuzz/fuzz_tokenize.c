@@ -15,13 +15,12 @@
 #include "text/internal.h"
 
 #define IDS_MAX 65536
-#define MARK "\xe2\x96\x81"
-#define N_BPE (sizeof pres / sizeof *pres)
+#define MARK    "\xe2\x96\x81"
+#define N_BPE   (sizeof pres / sizeof *pres)
 
 static const char *const pres[] = {
-    "default", "gpt-2",        "smollm",      "falcon",   "llama-bpe",  "qwen2",      "gpt-4o",   "tekken",
-    "kimi-k2", "deepseek-llm", "deepseek-v3", "tiny_aya", "exaone-moe", "bailingmoe", "superbpe", "poro-chat",
-    "jais-2",
+    "default",      "gpt-2",       "smollm",   "falcon",     "llama-bpe",  "qwen2",    "gpt-4o",    "tekken", "kimi-k2",
+    "deepseek-llm", "deepseek-v3", "tiny_aya", "exaone-moe", "bailingmoe", "superbpe", "poro-chat", "jais-2",
 };
 
 static pr_vocab *bpe[N_BPE], *spm, *spm_merges;
@@ -45,10 +44,10 @@ static void build_bpe(void) {
     static char letters[256][4];
     static pr_text_ref tokens[300];
     static uint8_t attrs[300];
-    static const char *const words[] = {"th", "the", "\xc4\xa0t", "\xc4\xa0the", "in", "12", "\xc3\xa2\xc4\xa2",
-                                        "\xc4\xa0\xc4\xa0"};
-    static const char *const merges[] = {"t h", "th e", "\xc4\xa0 t", "\xc4\xa0t he", "\xc4\xa0 the", "i n", "1 2",
-                                         "\xc3\xa2 \xc4\xa2", "\xc4\xa0 \xc4\xa0"};
+    static const char *const words[] = {"th", "the", "\xc4\xa0t",        "\xc4\xa0the",
+                                        "in", "12",  "\xc3\xa2\xc4\xa2", "\xc4\xa0\xc4\xa0"};
+    static const char *const merges[] = {"t h", "th e", "\xc4\xa0 t",        "\xc4\xa0t he",     "\xc4\xa0 the",
+                                         "i n", "1 2",  "\xc3\xa2 \xc4\xa2", "\xc4\xa0 \xc4\xa0"};
     pr_text_ref merge_refs[sizeof merges / sizeof *merges];
     size_t n = 0;
     for (; n < 256; n++) tokens[n] = (pr_text_ref){letters[n], pr__alphabet_encode((unsigned char)n, letters[n])};
@@ -62,9 +61,18 @@ static void build_bpe(void) {
     attrs[n] = PR_TOKEN_USER_DEFINED;
     tokens[n++] = ref("   ");
     for (size_t i = 0; i < sizeof merges / sizeof *merges; i++) merge_refs[i] = ref(merges[i]);
-    pr_vocab_spec spec = {.kind = PR_VOCAB_BPE, .n_tokens = n, .tokens = tokens, .attrs = attrs, .merges = merge_refs,
-                          .n_merges = sizeof merges / sizeof *merges, .bos = 264, .eos = -1, .unk = -1, .pad = -1,
-                          .eot = -1, .add_bos = true};
+    pr_vocab_spec spec = {.kind = PR_VOCAB_BPE,
+                          .n_tokens = n,
+                          .tokens = tokens,
+                          .attrs = attrs,
+                          .merges = merge_refs,
+                          .n_merges = sizeof merges / sizeof *merges,
+                          .bos = 264,
+                          .eos = -1,
+                          .unk = -1,
+                          .pad = -1,
+                          .eot = -1,
+                          .add_bos = true};
     for (size_t i = 0; i < N_BPE; i++) {
         spec.pre = pres[i];
         bpe[i] = build(&spec);
@@ -72,8 +80,8 @@ static void build_bpe(void) {
 }
 
 static void build_spm(void) {
-    static const char *const words[] = {"<unk>", "<s>", "</s>",   MARK, "t", "h",        "e",
-                                        MARK "t", "th", "the", MARK "the", ("e" MARK), (MARK MARK), "\xc3\xa9"};
+    static const char *const words[] = {"<unk>",  "<s>", "</s>", MARK,       "t",        "h",         "e",
+                                        MARK "t", "th",  "the",  MARK "the", ("e" MARK), (MARK MARK), "\xc3\xa9"};
     static const char *const merges[] = {"t h", "th e", MARK " t", MARK " the", ("e " MARK)};
     enum { N_WORDS = sizeof words / sizeof *words, N_MERGES = sizeof merges / sizeof *merges };
     static char bytes[256][8];
@@ -89,9 +97,20 @@ static void build_spm(void) {
         tokens[N_WORDS + b] = ref(bytes[b]);
     }
     for (size_t i = 0; i < N_MERGES; i++) merge_refs[i] = ref(merges[i]);
-    pr_vocab_spec spec = {.kind = PR_VOCAB_SPM, .n_tokens = N_WORDS + 256, .tokens = tokens, .attrs = attrs,
-                          .scores = scores, .merges = merge_refs, .n_merges = N_MERGES, .bos = 1, .eos = 2, .unk = 0,
-                          .pad = -1, .eot = -1, .add_space_prefix = true, .escape_whitespaces = true};
+    pr_vocab_spec spec = {.kind = PR_VOCAB_SPM,
+                          .n_tokens = N_WORDS + 256,
+                          .tokens = tokens,
+                          .attrs = attrs,
+                          .scores = scores,
+                          .merges = merge_refs,
+                          .n_merges = N_MERGES,
+                          .bos = 1,
+                          .eos = 2,
+                          .unk = 0,
+                          .pad = -1,
+                          .eot = -1,
+                          .add_space_prefix = true,
+                          .escape_whitespaces = true};
     spm = build(&spec);
     spec.kind = PR_VOCAB_SPM_MERGES;
     spec.n_tokens = N_WORDS; /* without bytes: unknown characters */

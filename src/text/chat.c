@@ -22,8 +22,8 @@
 
 #include "base/str.h"
 
-#define BOS "\1"
-#define EOS "\2"
+#define BOS       "\1"
+#define EOS       "\2"
 #define MARKS_MAX 10
 
 /* Where a system message goes. */
@@ -62,27 +62,26 @@ struct pr_chat_template {
     unsigned trim;
 };
 
-#define CHATML_TURNS                                                                                       \
-    .system = {"<|im_start|>system\n", "<|im_end|>\n"}, .user = {"<|im_start|>user\n", "<|im_end|>\n"}, \
+#define CHATML_TURNS                                                                                                   \
+    .system = {"<|im_start|>system\n", "<|im_end|>\n"}, .user = {"<|im_start|>user\n", "<|im_end|>\n"},                \
     .assistant = {"<|im_start|>assistant\n", "<|im_end|>\n"}, .generation = "<|im_start|>assistant\n"
-#define SMOLLM2 "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
-#define QWEN25 "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
-#define CHATML_LINE "message['content'] + '<|im_end|>'"
+#define SMOLLM2             "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+#define QWEN25              "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+#define CHATML_LINE         "message['content'] + '<|im_end|>'"
 #define LLAMA3_HEADER(role) "<|start_header_id|>" role "<|end_header_id|>\n\n"
-#define LLAMA3_TURNS                                                                                             \
-    .system = {LLAMA3_HEADER("system"), "<|eot_id|>"}, .user = {LLAMA3_HEADER("user"), "<|eot_id|>"},         \
-    .assistant = {LLAMA3_HEADER("assistant"), "<|eot_id|>"}, .generation = LLAMA3_HEADER("assistant"),        \
+#define LLAMA3_TURNS                                                                                                   \
+    .system = {LLAMA3_HEADER("system"), "<|eot_id|>"}, .user = {LLAMA3_HEADER("user"), "<|eot_id|>"},                  \
+    .assistant = {LLAMA3_HEADER("assistant"), "<|eot_id|>"}, .generation = LLAMA3_HEADER("assistant"),                 \
     .trim = TRIM_ALL
-#define LLAMA31_SYSTEM \
-    LLAMA3_HEADER("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
-#define ZEPHYR_TURNS                                                                                  \
-    .system = {"<|system|>\n", EOS "\n"}, .user = {"<|user|>\n", EOS "\n"},                           \
+#define LLAMA31_SYSTEM LLAMA3_HEADER("system") "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+#define ZEPHYR_TURNS                                                                                                   \
+    .system = {"<|system|>\n", EOS "\n"}, .user = {"<|user|>\n", EOS "\n"},                                            \
     .assistant = {"<|assistant|>\n", EOS "\n"}, .generation = "<|assistant|>\n"
-#define GEMMA_TURNS                                                                                                 \
-    .start = BOS, .user = {"<start_of_turn>user\n", "<end_of_turn>\n"},                                             \
-    .assistant = {"<start_of_turn>model\n", "<end_of_turn>\n"}, .generation = "<start_of_turn>model\n", \
+#define GEMMA_TURNS                                                                                                    \
+    .start = BOS, .user = {"<start_of_turn>user\n", "<end_of_turn>\n"},                                                \
+    .assistant = {"<start_of_turn>model\n", "<end_of_turn>\n"}, .generation = "<start_of_turn>model\n",                \
     .alternate = true, .trim = TRIM_USER | TRIM_ASSISTANT
-#define ALTERNATE "conversation roles must alternate"
+#define ALTERNATE        "conversation roles must alternate"
 #define ENDS(generation) "}}{% endfor %}{% if add_generation_prompt %}{{ '" generation
 
 /* The first row whose marks fit is taken, so relatives stand before what they descend from. */
@@ -362,10 +361,9 @@ static void put_content(writer *w, const char *content, bool trim) {
 }
 
 static void put_turn(writer *w, const pr_chat_template *t, role r, bool first, const char *content) {
-    static const unsigned trims[ROLE_COUNT] = {TRIM_SYSTEM, TRIM_USER, TRIM_ASSISTANT};
-    const turn *turns[ROLE_COUNT] = {&t->system, &t->user, &t->assistant};
-    const turn *u = r == ROLE_SYSTEM && first && t->first_system.open ? &t->first_system : turns[r];
-    bool trim = t->trim & trims[r];
+    const turn *u = r == ROLE_USER ? &t->user : r == ROLE_ASSISTANT ? &t->assistant : &t->system;
+    if (r == ROLE_SYSTEM && first && t->first_system.open) u = &t->first_system;
+    bool trim = t->trim & (r == ROLE_USER ? TRIM_USER : r == ROLE_ASSISTANT ? TRIM_ASSISTANT : TRIM_SYSTEM);
     put(w, u->open);
     put_content(w, content, trim);
     put(w, u->close);

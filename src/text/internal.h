@@ -67,7 +67,7 @@ int32_t pr__vocab_find(const pr_vocab *v, const char *text, size_t len); /* -1: 
 uint32_t pr__vocab_rank(const pr_vocab *v, int32_t left, int32_t right);
 
 /* ---- alphabet.c: the GPT-2 byte alphabet ---- */
-uint32_t pr__alphabet_of(unsigned char byte);               /* its code point */
+uint32_t pr__alphabet_of(unsigned char byte);                /* its code point */
 size_t pr__alphabet_encode(unsigned char byte, char out[2]); /* the same as UTF-8 */
 int pr__alphabet_byte(int32_t cp);                           /* the byte, -1 when cp is not a letter of it */
 

@@ -28,9 +28,9 @@
 #include "base/mem.h"
 #include "base/str.h"
 
-#define HEAP_KB 65536
+#define HEAP_KB     65536
 #define MATCH_LIMIT 50000000
-#define STEPS_MAX 32
+#define STEPS_MAX   32
 
 typedef struct compiled_step {
     pcre2_code *code;
@@ -57,9 +57,9 @@ struct pr_pretok_run {
 /* Names of scripts, which in PCRE2 would mean their Script_Extensions. */
 static bool is_script(const char *name, size_t len) {
     static const char *const scripts[] = {
-        "Arabic", "Bengali", "Cyrillic", "Devanagari", "Greek", "Gujarati", "Han", "Hangul", "Hebrew",
-        "Hiragana", "Kannada", "Katakana", "Khmer", "Lao", "Latin", "Malayalam", "Myanmar", "Oriya", "Tamil",
-        "Telugu", "Thai", "Tibetan",
+        "Arabic",  "Bengali",  "Cyrillic", "Devanagari", "Greek", "Gujarati", "Han",   "Hangul",
+        "Hebrew",  "Hiragana", "Kannada",  "Katakana",   "Khmer", "Lao",      "Latin", "Malayalam",
+        "Myanmar", "Oriya",    "Tamil",    "Telugu",     "Thai",  "Tibetan",
     };
     for (size_t i = 0; i < sizeof scripts / sizeof *scripts; i++)
         if (strlen(scripts[i]) == len && memcmp(scripts[i], name, len) == 0) return true;

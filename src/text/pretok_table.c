@@ -19,9 +19,9 @@
 static const char gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define WORD "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
-#define OTHER " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
-#define SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define WORD        "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
+#define OTHER       " ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*"
+#define SPACES      "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
 static const char cl100k[] = CONTRACTION "|" WORD "|\\p{N}{1,3}|" OTHER "|" SPACES;
 static const char cl100k_digit[] = CONTRACTION "|" WORD "|\\p{N}|" OTHER "|" SPACES;
@@ -29,23 +29,23 @@ static const char cl100k_digits[] = CONTRACTION "|" WORD "|\\p{N}+|" OTHER "|" S
 static const char cl100k_marks[] = CONTRACTION
     "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" SPACES;
 static const char bailing[] = "'(?i:[sdmt]|ll|ve|re)|" WORD
-    "|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
+                              "|\\p{N}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
 static const char seed[] = CONTRACTION "|" WORD "|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" SPACES;
 /* Published as (?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+, which is the same set of texts. */
 static const char exaone_moe[] = CONTRACTION
     "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}(?: ?\\p{L}|\\p{M})*+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]?"
     "|\\s*[\\r\\n]|\\s+(?!\\S)|\\s+";
-static const char jais2[] = CONTRACTION "|" WORD "|\\p{N}{1,3}|" OTHER
-    "|(?<![^\\S\\r\\n])\\s*[\\r\\n]+"
+static const char jais2[] = CONTRACTION
+    "|" WORD "|\\p{N}{1,3}|" OTHER "|(?<![^\\S\\r\\n])\\s*[\\r\\n]+"
     "|\\s{512}(?!\\S)|\\s{256}(?!\\S)|\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)"
     "|\\s{8}(?!\\S)|\\s{4}(?!\\S)|\\s{1,2}(?!\\S)|\\s{1}";
 
 /* Words that break where lower case is followed by upper case. */
-#define UPPER "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}"
-#define LOWER "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}"
-#define PREFIX "[^\\r\\n\\p{L}\\p{N}]?"
+#define UPPER         "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}"
+#define LOWER         "\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}"
+#define PREFIX        "[^\\r\\n\\p{L}\\p{N}]?"
 #define CASED(suffix) PREFIX "[" UPPER "]*[" LOWER "]+" suffix "|" PREFIX "[" UPPER "]+[" LOWER "]*" suffix
-#define O200K_REST " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
+#define O200K_REST    " ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" SPACES
 
 static const char tekken[] = CASED("") "|\\p{N}|" O200K_REST;
 static const char o200k[] = CASED(CONTRACTION "?") "|\\p{N}{1,3}|" O200K_REST;
@@ -54,9 +54,9 @@ static const char o200k_digit[] = CASED(CONTRACTION "?") "|\\p{N}|" O200K_REST;
 /* The same without Han: intersections as complements, since the categories cover everything once. */
 #define NOT_LETTER "\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}\\p{Han}"
 static const char kimi[] = "[\\p{Han}]+"
-    "|" PREFIX "[^\\p{Ll}" NOT_LETTER "]*[^\\p{Lu}\\p{Lt}" NOT_LETTER "]+" CONTRACTION "?"
-    "|" PREFIX "[^\\p{Ll}" NOT_LETTER "]+[^\\p{Lu}\\p{Lt}" NOT_LETTER "]*" CONTRACTION "?"
-    "|\\p{N}{1,3}|" OTHER "|" SPACES;
+                           "|" PREFIX "[^\\p{Ll}" NOT_LETTER "]*[^\\p{Lu}\\p{Lt}" NOT_LETTER "]+" CONTRACTION "?"
+                           "|" PREFIX "[^\\p{Ll}" NOT_LETTER "]+[^\\p{Lu}\\p{Lt}" NOT_LETTER "]*" CONTRACTION "?"
+                           "|\\p{N}{1,3}|" OTHER "|" SPACES;
 
 static const char deepseek_v3[] =
     "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"
@@ -68,7 +68,8 @@ static const char cjk_kana[] = "[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}
 static const char cjk_hangul[] = "[\\x{4E00}-\\x{9FA5}\\x{0800}-\\x{4E00}\\x{AC00}-\\x{D7FF}]+";
 
 /* Letters with case, as DeepSeek lists them. */
-static const char deepseek_letters[] = "\\s?[A-Za-z\\xB5\\xC0-\\xD6\\xD8-\\xF6\\xF8-\\x{1BA}\\x{1BC}-\\x{1BF}"
+static const char deepseek_letters[] =
+    "\\s?[A-Za-z\\xB5\\xC0-\\xD6\\xD8-\\xF6\\xF8-\\x{1BA}\\x{1BC}-\\x{1BF}"
     "\\x{1C4}-\\x{293}\\x{295}-\\x{2AF}\\x{370}-\\x{373}\\x{376}\\x{377}\\x{37B}-\\x{37D}\\x{37F}\\x{386}"
     "\\x{388}-\\x{38A}\\x{38C}\\x{38E}-\\x{3A1}\\x{3A3}-\\x{3F5}\\x{3F7}-\\x{481}\\x{48A}-\\x{52F}\\x{531}-\\x{556}"
     "\\x{10A0}-\\x{10C5}\\x{13A0}-\\x{13F5}\\x{13F8}-\\x{13FD}\\x{1C90}-\\x{1CBA}\\x{1CBD}-\\x{1CBF}"
@@ -89,10 +90,12 @@ static const char deepseek_marks[] =
 /* Everything but white space, brackets, bars and the marks . , ! ? of several scripts. */
 static const char bloom[] = " ?[^(\\s|.,!?\\x{2026}\\x{3002}\\x{FF0C}\\x{3001}\\x{964}\\x{6D4}\\x{60C})]+";
 
-static const char youtu_scripts[] = "[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+"
+static const char youtu_scripts[] =
+    "[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+"
     "|[\\x{FF01}\\x{2026}\\x{201C}\\x{201D}\\x{2018}\\x{2019}\\x{2014}\\x{FF1A}\\x{FF1B}\\x{FF0C}\\x{3001}-\\x{303F}"
     "\\x{FE30}-\\x{FE4F}]+|[\\x{3105}-\\x{312F}]+|[\\x{4E00}-\\x{9FA5}\\x{3040}-\\x{309F}\\x{30A0}-\\x{30FF}]+";
-static const char afmoe_scripts[] = "[\\x{4E00}-\\x{9FFF}\\x{3400}-\\x{4DBF}\\x{F900}-\\x{FAFF}\\x{3040}-\\x{309F}"
+static const char afmoe_scripts[] =
+    "[\\x{4E00}-\\x{9FFF}\\x{3400}-\\x{4DBF}\\x{F900}-\\x{FAFF}\\x{3040}-\\x{309F}"
     "\\x{30A0}-\\x{30FF}\\x{FF65}-\\x{FF9F}\\x{2F00}-\\x{2FDF}\\x{E40}-\\x{E7F}\\x{E80}-\\x{EFF}\\x{1780}-\\x{17FF}"
     "\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}]+";
 
@@ -104,12 +107,18 @@ static const pr__pre_step default_steps[] = {
     {"[\\p{P}$+<=>^~|]+", PR__MATCH}, {gpt2, PR__MATCH}, {"\\p{N}+", PR__MATCH}, {"[0-9][0-9][0-9]", PR__MATCH}, {0},
 };
 static const pr__pre_step falcon_steps[] = {
-    {"[\\p{P}$+<=>^~|`]+", PR__MATCH}, {gpt2, PR__MATCH}, {"[0-9][0-9][0-9]", PR__MATCH}, {0},
+    {"[\\p{P}$+<=>^~|`]+", PR__MATCH},
+    {gpt2, PR__MATCH},
+    {"[0-9][0-9][0-9]", PR__MATCH},
+    {0},
 };
 static const pr__pre_step chameleon_steps[] = {
-    {"<sentinel:[0-9]+>", PR__MATCH}, {"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", PR__MATCH},
-    {"([\\t\\n]|    |  )", PR__MATCH}, {"\\p{N}", PR__MATCH},
-    {"[\\p{P}!-/:-@\\[-`{-~]", PR__MATCH}, {gpt2, PR__MATCH},
+    {"<sentinel:[0-9]+>", PR__MATCH},
+    {"(IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", PR__MATCH},
+    {"([\\t\\n]|    |  )", PR__MATCH},
+    {"\\p{N}", PR__MATCH},
+    {"[\\p{P}!-/:-@\\[-`{-~]", PR__MATCH},
+    {gpt2, PR__MATCH},
     {0},
 };
 
@@ -117,7 +126,9 @@ static const pr__pre_step cl100k_steps[] = {{cl100k, PR__MATCH}, {0}};
 static const pr__pre_step cl100k_digit_steps[] = {{cl100k_digit, PR__MATCH}, {0}};
 static const pr__pre_step cl100k_marks_steps[] = {{cl100k_marks, PR__MATCH}, {0}};
 static const pr__pre_step lines_cl100k_steps[] = {
-    {"[^\\n]+|[\\n]+", PR__MATCH}, {cl100k_digit, PR__MATCH}, {0},
+    {"[^\\n]+|[\\n]+", PR__MATCH},
+    {cl100k_digit, PR__MATCH},
+    {0},
 };
 static const pr__pre_step minicpm_steps[] = {{"\\p{N}{1,3}", PR__MATCH}, {cl100k_digits, PR__MATCH}, {0}};
 static const pr__pre_step jais2_steps[] = {{jais2, PR__MATCH}, {0}};
@@ -133,21 +144,32 @@ static const pr__pre_step youtu_steps[] = {{youtu_scripts, PR__MATCH}, {o200k_di
 static const pr__pre_step tiny_aya_steps[] = {{"(?<!\\d)\\d++(?!\\w)", PR__THREES}, {o200k, PR__MATCH}, {0}};
 
 static const pr__pre_step deepseek_llm_steps[] = {
-    {"[\\r\\n]", PR__MATCH}, {deepseek_letters, PR__MATCH}, {deepseek_marks, PR__MATCH}, {"(?<!\\s)\\s++$", PR__MATCH},
-    {cjk_hangul, PR__MATCH}, {"\\p{N}", PR__MATCH}, {0},
+    {"[\\r\\n]", PR__MATCH},
+    {deepseek_letters, PR__MATCH},
+    {deepseek_marks, PR__MATCH},
+    {"(?<!\\s)\\s++$", PR__MATCH},
+    {cjk_hangul, PR__MATCH},
+    {"\\p{N}", PR__MATCH},
+    {0},
 };
 static const pr__pre_step deepseek_coder_steps[] = {
-    {"[\\r\\n]", PR__MATCH}, {"\\s?\\p{L}+", PR__MATCH}, {"\\s?\\p{P}+", PR__MATCH}, {cjk_hangul, PR__MATCH},
-    {"\\p{N}", PR__MATCH}, {0},
+    {"[\\r\\n]", PR__MATCH}, {"\\s?\\p{L}+", PR__MATCH}, {"\\s?\\p{P}+", PR__MATCH},
+    {cjk_hangul, PR__MATCH}, {"\\p{N}", PR__MATCH},      {0},
 };
 static const pr__pre_step deepseek_v3_steps[] = {
-    {"\\p{N}{1,3}", PR__MATCH}, {cjk_kana, PR__MATCH}, {deepseek_v3, PR__MATCH}, {0},
+    {"\\p{N}{1,3}", PR__MATCH},
+    {cjk_kana, PR__MATCH},
+    {deepseek_v3, PR__MATCH},
+    {0},
 };
 static const pr__pre_step spark_steps[] = {
     {"\\p{N}{1,3}", PR__MATCH}, {cjk_kana, PR__MATCH}, {spark, PR__MATCH}, {"\\p{N}", PR__MATCH}, {0},
 };
 static const pr__pre_step afmoe_steps[] = {
-    {"\\d+", PR__THREES}, {afmoe_scripts, PR__MATCH}, {deepseek_v3, PR__MATCH}, {0},
+    {"\\d+", PR__THREES},
+    {afmoe_scripts, PR__MATCH},
+    {deepseek_v3, PR__MATCH},
+    {0},
 };
 
 static const pr__pre_step bloom_steps[] = {{bloom, PR__MATCH}, {0}};

@@ -20,10 +20,8 @@ static pr_status add_text(pr__tokenizer *t, const char *text, size_t len, unsign
     for (size_t pos = 0; pos < len;) {
         pr__fragment f = pr__special_next(t->v, text, len, pos, control);
         pr_status status = PR_OK;
-        if (f.raw_end > pos && t->v->kind == PR_VOCAB_BPE)
-            status = pr__bpe_text(t, text + pos, f.raw_end - pos, err);
-        else if (f.raw_end > pos)
-            status = pr__spm_text(t, text + pos, f.raw_end - pos, err);
+        if (f.raw_end > pos && t->v->kind == PR_VOCAB_BPE) status = pr__bpe_text(t, text + pos, f.raw_end - pos, err);
+        else if (f.raw_end > pos) status = pr__spm_text(t, text + pos, f.raw_end - pos, err);
         if (status) return status;
         if (f.id >= 0) pr__sink_put(&t->sink, f.id);
         pos = f.next;

@@ -129,9 +129,27 @@ static int byte_of_text(const char *text, size_t len) {
 /* Texts of control tokens that end a turn in some family of models. */
 static bool ends_turn(const char *text, size_t len) {
     static const char *const ends[] = {
-        "</s>", "<eos>", "<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>",
-        "<end_of_turn>", "<|return|>", "<|call|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<end_of_utterance>",
-        "<turn|>", "<|end_of_turn|>", "<|END_OF_TURN_TOKEN|>", "<|eot|>", "<\uff5cend\u2581of\u2581sentence\uff5c>",
+        "</s>",
+        "<eos>",
+        "<|endoftext|>",
+        "<|end_of_text|>",
+        "<|im_end|>",
+        "<|eot_id|>",
+        "<|eom_id|>",
+        "<|end|>",
+        "<end_of_turn>",
+        "<|return|>",
+        "<|call|>",
+        "<EOT>",
+        "_<EOT>",
+        "[EOT]",
+        "[EOS]",
+        "<end_of_utterance>",
+        "<turn|>",
+        "<|end_of_turn|>",
+        "<|END_OF_TURN_TOKEN|>",
+        "<|eot|>",
+        "<\uff5cend\u2581of\u2581sentence\uff5c>",
     };
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (strlen(ends[i]) == len && memcmp(ends[i], text, len) == 0) return true;
@@ -178,7 +196,8 @@ static size_t piece_of(const pr_vocab *v, uint8_t attr, const char *text, size_t
         size_t step = pr_utf8_decode(text + i, len - i, &cp);
         int byte = v->kind == PR_VOCAB_BPE ? pr__alphabet_byte(cp) : cp == 0x2581 ? ' ' : -1;
         if (byte >= 0) out[n++] = (char)byte;
-        else for (size_t k = 0; k < step; k++) out[n++] = text[i + k];
+        else
+            for (size_t k = 0; k < step; k++) out[n++] = text[i + k];
         i += step;
     }
     return n;

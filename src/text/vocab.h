@@ -15,8 +15,8 @@
 #include "base/status.h"
 
 typedef enum pr_vocab_kind {
-    PR_VOCAB_BPE, /* byte-level BPE: merges, GPT-2 byte alphabet */
-    PR_VOCAB_SPM, /* SentencePiece BPE: scores, U+2581 for space */
+    PR_VOCAB_BPE,       /* byte-level BPE: merges, GPT-2 byte alphabet */
+    PR_VOCAB_SPM,       /* SentencePiece BPE: scores, U+2581 for space */
     PR_VOCAB_SPM_MERGES /* pieces like SentencePiece's, but ranked by merges (tokenizer.json: BPE with byte_fallback) */
 } pr_vocab_kind;
 
@@ -27,7 +27,7 @@ enum {
     PR_TOKEN_BYTE = 4,         /* <0xNN> */
     PR_TOKEN_UNKNOWN = 8,
     PR_TOKEN_UNUSED = 16,
-    PR_TOKEN_LSTRIP = 32,      /* swallows (ASCII) white space before it */
+    PR_TOKEN_LSTRIP = 32, /* swallows (ASCII) white space before it */
     PR_TOKEN_RSTRIP = 64
 };
 
@@ -53,9 +53,9 @@ typedef struct pr_vocab_spec {
     size_t n_pre_patterns;
     int32_t bos, eos, unk, pad, eot; /* -1: none */
     bool add_bos, add_eos;
-    bool add_space_prefix;     /* SPM */
-    bool escape_whitespaces;   /* SPM: ' ' becomes U+2581 */
-    bool ignore_merges;        /* a whole word that is a token wins at once; some names of pre (llama-bpe) imply it */
+    bool add_space_prefix;   /* SPM */
+    bool escape_whitespaces; /* SPM: ' ' becomes U+2581 */
+    bool ignore_merges;      /* a whole word that is a token wins at once; some names of pre (llama-bpe) imply it */
     bool remove_extra_whitespaces; /* SPM: runs of spaces become one, none at the ends */
 } pr_vocab_spec;
 
@@ -96,8 +96,8 @@ typedef struct pr_detok {
     const pr_vocab *vocab;
     unsigned char tail[8]; /* an incomplete character */
     uint8_t n_tail;
-    bool skip_space;       /* SPM: the first piece loses its leading space */
-    bool special;          /* show control tokens */
+    bool skip_space; /* SPM: the first piece loses its leading space */
+    bool special;    /* show control tokens */
 } pr_detok;
 
 /* at_start: the next token is the first of a text (SPM drops its space prefix). */

@@ -62,8 +62,8 @@ static void read_strings(reader *r, uint64_t count, pr_text_ref **out, size_t *n
 }
 
 static uint8_t attr_of_type(uint64_t type) {
-    static const uint8_t attrs[] = {0, 0, PR_TOKEN_UNKNOWN, PR_TOKEN_CONTROL, PR_TOKEN_USER_DEFINED, PR_TOKEN_UNUSED,
-                                    PR_TOKEN_BYTE};
+    static const uint8_t attrs[] = {
+        0, 0, PR_TOKEN_UNKNOWN, PR_TOKEN_CONTROL, PR_TOKEN_USER_DEFINED, PR_TOKEN_UNUSED, PR_TOKEN_BYTE};
     return type < sizeof attrs ? attrs[type] : 0;
 }
 

@@ -10,9 +10,9 @@
 
 #include <cmocka.h>
 
-#include "../../support/vocab_gguf.h"
 #include "base/mem.h"
 #include "base/os.h"
+#include "support/vocab_gguf.h"
 #include "text/chat.h"
 
 #define CHATS_MAX 64
@@ -120,7 +120,9 @@ static void test_names(void **state) {
     assert_null(pr_chat_detect(""));
     char all[512];
     snprintf(all, sizeof all, "%s", pr_chat_names());
-    for (char *name = strtok(all, ", ()"); name; name = strtok(NULL, ", ()")) assert_non_null(pr_chat_by_name(name));
+    char *next;
+    for (char *name = strtok_r(all, ", ()", &next); name; name = strtok_r(NULL, ", ()", &next))
+        assert_non_null(pr_chat_by_name(name));
 }
 
 static void expect_refusal(const char *name, const pr_message *messages, size_t n, pr_status status, const char *says) {

@@ -12,10 +12,10 @@
 
 #include <cmocka.h>
 
-#include "../../support/vocab_gguf.h"
 #include "base/mem.h"
 #include "base/os.h"
 #include "base/str.h"
+#include "support/vocab_gguf.h"
 #include "text/pretok.h"
 
 static const char separator[] = "\n__ggml_vocab_test__\n";

@@ -14,7 +14,7 @@
 #include "base/str.h"
 #include "text/internal.h"
 
-#define MARK "\xe2\x96\x81"
+#define MARK      "\xe2\x96\x81"
 #define N_LETTERS 256
 
 /* A vocabulary under construction: texts are kept in a pool. */
@@ -47,8 +47,16 @@ static void merge(maker *m, const char *pair) { m->merges[m->spec.n_merges++] = 
 
 static void start(maker *m, pr_vocab_kind kind) {
     memset(m, 0, sizeof *m);
-    m->spec = (pr_vocab_spec){.kind = kind, .tokens = m->tokens, .merges = m->merges, .scores = m->scores,
-                              .attrs = m->attrs, .bos = -1, .eos = -1, .unk = -1, .pad = -1, .eot = -1,
+    m->spec = (pr_vocab_spec){.kind = kind,
+                              .tokens = m->tokens,
+                              .merges = m->merges,
+                              .scores = m->scores,
+                              .attrs = m->attrs,
+                              .bos = -1,
+                              .eos = -1,
+                              .unk = -1,
+                              .pad = -1,
+                              .eot = -1,
                               .escape_whitespaces = true};
 }
 
@@ -67,7 +75,10 @@ static void start_bpe(maker *m, const char *pre) {
     token(m, "ll", 0, 0);
     token(m, "hell", 0, 0);
     token(m, "hello", 0, 0);
-    token(m, "\xc4\xa0" "a", 0, 0); /* the letter of the space, then a */
+    token(m,
+          "\xc4\xa0"
+          "a",
+          0, 0); /* the letter of the space, then a */
     m->spec.bos = token(m, "<s>", 0, PR_TOKEN_CONTROL);
     m->spec.eos = token(m, "<e>", 0, PR_TOKEN_CONTROL);
     token(m, "<e><long>", 0, PR_TOKEN_CONTROL);
@@ -252,7 +263,10 @@ static void test_pieces(void **state) {
     assert_int_equal(len, 3);
     assert_null(pr_vocab_piece(v, -1, true, &len));
     assert_null(pr_vocab_piece(v, (int32_t)pr_vocab_size(v), true, &len));
-    assert_memory_equal(pr_vocab_token(v, SPACE_A, &len), "\xc4\xa0" "a", 3);
+    assert_memory_equal(pr_vocab_token(v, SPACE_A, &len),
+                        "\xc4\xa0"
+                        "a",
+                        3);
     assert_int_equal(len, 3);
     assert_int_equal(pr_vocab_find(v, "hello", 5), HELLO);
     assert_int_equal(pr_vocab_find(v, "hallo", 5), -1);
@@ -289,11 +303,11 @@ static void test_streaming(void **state) {
     start_bpe(&m, "gpt-2");
     pr_vocab *v = build(&m);
     expect_stream(v, "a\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99z", 11, "a\xc3\xa9\xe2\x82\xac\xf0\x9f\xa6\x99z");
-    expect_stream(v, "\xf0\x9f\xa6", 3, BAD);               /* ends too early */
-    expect_stream(v, "\xf0\x9f\xa6x", 4, BAD "x");          /* goes on wrongly */
+    expect_stream(v, "\xf0\x9f\xa6", 3, BAD);                /* ends too early */
+    expect_stream(v, "\xf0\x9f\xa6x", 4, BAD "x");           /* goes on wrongly */
     expect_stream(v, "\xf0\x9f\xc3\xa9", 4, BAD "\xc3\xa9"); /* a new character begins */
     expect_stream(v, "\x80\xff\xc0y", 4, BAD BAD BAD "y");
-    expect_stream(v, "\xed\xa0\x80", 3, BAD BAD BAD);      /* a surrogate: no second byte fits */
+    expect_stream(v, "\xed\xa0\x80", 3, BAD BAD BAD); /* a surrogate: no second byte fits */
     expect_stream(v, "\xf4\x90\x80\x80", 4, BAD BAD BAD BAD);
     expect_stream(v, "\xe0\x80", 2, BAD BAD);
 
@@ -347,16 +361,16 @@ static void start_spm(maker *mk, pr_vocab_kind kind) {
     mk->spec.unk = token(mk, "<unk>", 0, PR_TOKEN_UNKNOWN);
     mk->spec.bos = token(mk, "<s>", 0, PR_TOKEN_CONTROL);
     mk->spec.eos = token(mk, "</s>", 0, PR_TOKEN_CONTROL);
-    token(mk, MARK, -1, 0);   /* 3 */
-    token(mk, "a", -2, 0);    /* 4 */
-    token(mk, "b", -3, 0);    /* 5 */
-    token(mk, "ab", -4, 0);   /* 6 */
+    token(mk, MARK, -1, 0);     /* 3 */
+    token(mk, "a", -2, 0);      /* 4 */
+    token(mk, "b", -3, 0);      /* 5 */
+    token(mk, "ab", -4, 0);     /* 6 */
     token(mk, MARK "a", -5, 0); /* 7 */
-    token(mk, "bb", -6, 0);   /* 8 */
-    token(mk, "s", -7, 0);    /* 9 */
-    token(mk, "<", -7, 0);    /* 10 */
-    token(mk, ">", -7, 0);    /* 11 */
-    token(mk, "<s", -1, 0);   /* 12 */
+    token(mk, "bb", -6, 0);     /* 8 */
+    token(mk, "s", -7, 0);      /* 9 */
+    token(mk, "<", -7, 0);      /* 10 */
+    token(mk, ">", -7, 0);      /* 11 */
+    token(mk, "<s", -1, 0);     /* 12 */
     mk->spec.add_space_prefix = true;
 }
 
@@ -365,12 +379,12 @@ static void test_spm_scores(void **state) {
     start_spm(&m, PR_VOCAB_SPM);
     pr_vocab *v = build(&m);
     expect(v, "", 0, "");
-    expect(v, "ab", 0, "3 6");      /* ab scores more than _a */
+    expect(v, "ab", 0, "3 6"); /* ab scores more than _a */
     expect(v, "a", 0, "7");
     expect(v, " a", 0, "3 7");
-    expect(v, "bbb", 0, "3 8 5");   /* leftmost of equals */
+    expect(v, "bbb", 0, "3 8 5"); /* leftmost of equals */
     expect(v, "abb", 0, "3 6 5");
-    expect(v, "a<s>b", 0, "7 12 11 5"); /* a control token is never made of text */
+    expect(v, "a<s>b", 0, "7 12 11 5");                          /* a control token is never made of text */
     expect(v, "a<s>b</s>a", PR_TOKENIZE_SPECIAL, "7 1 3 5 2 7"); /* a prefix after each special token */
     expect(v, "a<s>", PR_TOKENIZE_SPECIAL, "7 1");
     expect(v, "xyb\xc3\xa9", 0, "3 0 5 0"); /* unknown characters: one token a run */
@@ -402,7 +416,10 @@ static void test_spm_bytes(void **state) {
     pr_vocab *v = build(&m);
     char want[64];
     snprintf(want, sizeof want, "7 %d %d 5 %d", first + 0xc3, first + 0xa9, first + 0xff);
-    expect(v, "a\xc3\xa9" "b\xff", 0, want);
+    expect(v,
+           "a\xc3\xa9"
+           "b\xff",
+           0, want);
     snprintf(want, sizeof want, "3 10 %d %d %d %d 11", first + '0', first + 'x', first + '4', first + '1');
     expect(v, "<0x41>", 0, want); /* text that looks like a byte token is text */
     size_t len;
@@ -588,8 +605,8 @@ static void test_megabyte_words(void **state) {
 /* No pre-tokenizer takes quadratic time: texts that make look-aheads and repeats run far for nothing. */
 static void test_long_runs(void **state) {
     (void)state;
-    static const char *const units[] = {" ", "\t", "1", "A", "a ", "\xcc\x81", " \n", "'",
-                                        "\xe3\x80\x80", "1a", "!", "A\xcc\x81"};
+    static const char *const units[] = {" ", "\t",           "1",  "A", "a ",       "\xcc\x81", " \n",
+                                        "'", "\xe3\x80\x80", "1a", "!", "A\xcc\x81"};
     size_t n_pre, len = 300000;
     const pr__pre_entry *pre = pr__pre_all(&n_pre);
     char *text = malloc(len + 8);
