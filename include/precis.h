@@ -62,21 +62,21 @@ typedef struct pr_session pr_session;
 
 typedef enum pr_kv_type {
     PR_KV_F16 = 0, /* with exact: 32 bits */
-    PR_KV_Q8  /* 8 bits, one scale per token and head */
+    PR_KV_Q8       /* 8 bits, one scale per token and head */
 } pr_kv_type;
 
 /* Zero-initialize for defaults. */
 typedef struct pr_engine_opts {
-    int n_threads;          /* 0: what affinity and the CPU quota allow */
-    int nice;               /* added to the niceness of compute threads; a server gives way to whoever answers people */
-    uint32_t context_max;   /* tokens one session may hold; 0: the model's own, at most 8192 */
-    uint32_t batch_max;     /* tokens in one step; 0: 512 */
-    uint32_t logits_max;    /* rows of logits in one step; 0: 32 */
-    size_t kv_bytes_max;    /* bound of the KV pool; 0: one full context */
+    int n_threads;        /* 0: what affinity and the CPU quota allow */
+    int nice;             /* added to the niceness of compute threads; a server gives way to whoever answers people */
+    uint32_t context_max; /* tokens one session may hold; 0: the model's own, at most 8192 */
+    uint32_t batch_max;   /* tokens in one step; 0: 512 */
+    uint32_t logits_max;  /* rows of logits in one step; 0: 32 */
+    size_t kv_bytes_max;  /* bound of the KV pool; 0: one full context */
     pr_kv_type kv_type;
-    bool exact;             /* fp32 activations everywhere: the slow reference path */
-    uint32_t cpumask;       /* ISA bits allowed (kernels.h); 0: all that the CPU has */
-    uint32_t passes_off;    /* graph passes switched off, a bit each (graph/passes.h) */
+    bool exact;                                   /* fp32 activations everywhere: the slow reference path */
+    uint32_t cpumask;                             /* ISA bits allowed (kernels.h); 0: all that the CPU has */
+    uint32_t passes_off;                          /* graph passes switched off, a bit each (graph/passes.h) */
     void (*progress)(void *arg, double fraction); /* while loading; may be NULL */
     void *progress_arg;
 } pr_engine_opts;
@@ -92,17 +92,17 @@ typedef struct pr_engine_info {
     const char *chat_template; /* name of the built-in template recognised, "" if none */
     uint64_t n_params;
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
-    uint32_t context_train;    /* the context the model was made for */
-    uint32_t context_max;      /* what a session may hold here */
+    uint32_t context_train; /* the context the model was made for */
+    uint32_t context_max;   /* what a session may hold here */
     uint32_t batch_max, logits_max;
     int n_threads;
     size_t file_bytes;
-    size_t weight_bytes;       /* resident */
-    size_t weight_bytes_read;  /* read by one decode step: resident less unread embedding rows */
+    size_t weight_bytes;      /* resident */
+    size_t weight_bytes_read; /* read by one decode step: resident less unread embedding rows */
     size_t kv_bytes_per_token;
     size_t kv_bytes_max;
-    size_t scratch_bytes;      /* activations arena and per-thread scratch */
-    size_t peak_bytes;         /* predicted peak of the process with every KV page in use */
+    size_t scratch_bytes; /* activations arena and per-thread scratch */
+    size_t peak_bytes;    /* predicted peak of the process with every KV page in use */
 } pr_engine_info;
 
 pr_status pr_engine_open(const char *path, const pr_engine_opts *opts, pr_engine **out, pr_err *err);
@@ -128,8 +128,8 @@ enum {
 /* Tokenize text[len] into ids[max]; *n is the count needed, also when it is
  * over max (PR_ERR_LIMIT, ids holds the first max). Invalid UTF-8 is allowed
  * where the vocabulary has bytes. Thread-safe. */
-pr_status pr_engine_tokenize(const pr_engine *engine, const char *text, size_t len, unsigned flags,
-                             int32_t *ids, size_t max, size_t *n, pr_err *err);
+pr_status pr_engine_tokenize(const pr_engine *engine, const char *text, size_t len, unsigned flags, int32_t *ids,
+                             size_t max, size_t *n, pr_err *err);
 
 /* The bytes of one token, not terminated; *len is 0 for control tokens unless
  * special is set. Valid as long as the engine. NULL for an id out of range. */
@@ -190,8 +190,8 @@ const float *pr_engine_logits(const pr_engine *engine, size_t row);
 
 /* Feed tokens in chunks of at most batch_max; the last token's logits are row
  * 0 afterwards. *cancel, when not NULL, is looked at between chunks. */
-pr_status pr_session_prefill(pr_session *session, const int32_t *tokens, size_t n_tokens,
-                             const volatile int *cancel, pr_err *err);
+pr_status pr_session_prefill(pr_session *session, const int32_t *tokens, size_t n_tokens, const volatile int *cancel,
+                             pr_err *err);
 
 /* ---- generation ------------------------------------------------------- */
 
@@ -202,17 +202,17 @@ typedef struct pr_logit_bias {
 
 /* Zero is "off" for every field but those set by pr_sample_defaults(). */
 typedef struct pr_sample_params {
-    float temperature;          /* 0: greedy */
-    uint32_t top_k;             /* 0: off */
-    float top_p;                /* 1 or 0: off */
-    float min_p;                /* 0: off */
-    float repetition_penalty;   /* 1 or 0: off */
+    float temperature;        /* 0: greedy */
+    uint32_t top_k;           /* 0: off */
+    float top_p;              /* 1 or 0: off */
+    float min_p;              /* 0: off */
+    float repetition_penalty; /* 1 or 0: off */
     float presence_penalty;
     float frequency_penalty;
-    uint32_t repeat_last_n;     /* window of the penalties; 0: everything */
-    uint32_t no_repeat_ngram;   /* 0: off */
-    uint64_t seed;              /* used as given */
-    const pr_logit_bias *bias;  /* borrowed */
+    uint32_t repeat_last_n;    /* window of the penalties; 0: everything */
+    uint32_t no_repeat_ngram;  /* 0: off */
+    uint64_t seed;             /* used as given */
+    const pr_logit_bias *bias; /* borrowed */
     size_t n_bias;
 } pr_sample_params;
 
@@ -221,18 +221,18 @@ void pr_sample_defaults(pr_sample_params *params);
 
 typedef enum pr_finish {
     PR_FINISH_NONE = 0,
-    PR_FINISH_STOP,      /* an end token or a stop string */
-    PR_FINISH_LENGTH,    /* max_tokens or the context is full */
-    PR_FINISH_CANCELLED  /* *cancel became non-zero */
+    PR_FINISH_STOP,     /* an end token or a stop string */
+    PR_FINISH_LENGTH,   /* max_tokens or the context is full */
+    PR_FINISH_CANCELLED /* *cancel became non-zero */
 } pr_finish;
 
 typedef struct pr_generate_opts {
     pr_sample_params sample;
-    uint32_t max_tokens;          /* 0: until the context is full */
-    const char *const *stop;      /* stop strings, borrowed; never part of the output */
+    uint32_t max_tokens;     /* 0: until the context is full */
+    const char *const *stop; /* stop strings, borrowed; never part of the output */
     size_t n_stop;
-    bool ignore_end;              /* go on past end tokens (benchmarks) */
-    const volatile int *cancel;   /* looked at between tokens; may be NULL */
+    bool ignore_end;            /* go on past end tokens (benchmarks) */
+    const volatile int *cancel; /* looked at between tokens; may be NULL */
     /* Whole UTF-8 characters, never a piece of one; not terminated. Return
      * false to stop (PR_FINISH_CANCELLED). May be NULL. */
     bool (*on_text)(void *arg, const char *text, size_t len);
@@ -241,17 +241,17 @@ typedef struct pr_generate_opts {
 
 typedef struct pr_generate_stats {
     pr_finish finish;
-    uint32_t n_prompt;       /* tokens fed */
+    uint32_t n_prompt; /* tokens fed */
     uint32_t n_generated;
     double prefill_seconds;
-    double decode_seconds;   /* after the first token */
+    double decode_seconds; /* after the first token */
     double first_token_seconds;
 } pr_generate_stats;
 
 /* Feed the prompt, then sample until something ends it. The session keeps
  * every token that was fed, so a chat continues where it stands. */
-pr_status pr_session_generate(pr_session *session, const int32_t *prompt, size_t n_prompt,
-                              const pr_generate_opts *opts, pr_generate_stats *stats, pr_err *err);
+pr_status pr_session_generate(pr_session *session, const int32_t *prompt, size_t n_prompt, const pr_generate_opts *opts,
+                              pr_generate_stats *stats, pr_err *err);
 
 #ifdef __cplusplus
 }

@@ -19,11 +19,11 @@ struct pr_estimate {
     pr_model_desc desc;
     pr_graph source, graph; /* as described; lowered */
     pr_plan plan;
-    pr_weights weights;     /* planned; the engine loads them */
+    pr_weights weights; /* planned; the engine loads them */
     pr_exec_opts exec;
     pr_kv_shape kv;
     size_t kv_bytes_max;
-    char *types, *note;     /* texts of pr_engine_info */
+    char *types, *note; /* texts of pr_engine_info */
 };
 
 pr_status pr__blueprint_init(struct pr_estimate *b, const char *path, const pr_engine_opts *opts, pr_err *err);

@@ -56,17 +56,21 @@ const int32_t *pr_session_tokens(const pr_session *session) { return session->hi
 
 static pr_status check_run(const pr_engine *e, const pr_run *run, pr_err *err) {
     const pr_engine_opts *o = &e->blue.opts;
-    if (!run->session || run->session->engine != e) return pr_fail(err, PR_ERR_ARG, "a run without a session of this engine");
-    if (run->session->step_stamp == e->step_count) return pr_fail(err, PR_ERR_ARG, "a session is given twice in one step");
+    if (!run->session || run->session->engine != e)
+        return pr_fail(err, PR_ERR_ARG, "a run without a session of this engine");
+    if (run->session->step_stamp == e->step_count)
+        return pr_fail(err, PR_ERR_ARG, "a session is given twice in one step");
     if (run->n_tokens == 0 || run->n_logits > run->n_tokens)
-        return pr_fail(err, PR_ERR_ARG, "a run of %u tokens cannot give %u rows of logits", run->n_tokens, run->n_logits);
+        return pr_fail(err, PR_ERR_ARG, "a run of %u tokens cannot give %u rows of logits", run->n_tokens,
+                       run->n_logits);
     uint32_t length = run->session->kv.n_tokens;
     if (run->n_tokens > o->context_max - length)
         return pr_fail(err, PR_ERR_LIMIT, "the context is full: %u tokens and %u more, of %u", length, run->n_tokens,
                        o->context_max);
     for (uint32_t i = 0; i < run->n_tokens; i++)
         if (run->tokens[i] < 0 || (uint32_t)run->tokens[i] >= e->blue.desc.n_vocab)
-            return pr_fail(err, PR_ERR_ARG, "token %d is not in the vocabulary of %u", run->tokens[i], e->blue.desc.n_vocab);
+            return pr_fail(err, PR_ERR_ARG, "token %d is not in the vocabulary of %u", run->tokens[i],
+                           e->blue.desc.n_vocab);
     return PR_OK;
 }
 

@@ -21,8 +21,8 @@ typedef struct pr_exec pr_exec;
 typedef struct pr_exec_opts {
     const pr_kernels *kernels;
     int n_threads;
-    uint32_t rows_max; /* tokens in a step */
-    uint32_t out_max;  /* wanted rows in a step */
+    uint32_t rows_max;    /* tokens in a step */
+    uint32_t out_max;     /* wanted rows in a step */
     uint32_t context_max; /* positions a sequence can have */
     bool exact;
 } pr_exec_opts;

@@ -27,8 +27,8 @@ typedef struct pr__instr {
     const pr_weight *mats[PR__MATS_MAX];
     const float *bias[PR__MATS_MAX];
     pr__rows residual;
-    bool q8;         /* the input is 8-bit blocks */
-    bool merge;      /* ATTEND: the second half, when spans were work items */
+    bool q8;    /* the input is 8-bit blocks */
+    bool merge; /* ATTEND: the second half, when spans were work items */
     size_t mat_bytes;
 } pr__instr;
 
@@ -49,13 +49,13 @@ struct pr_exec {
     size_t scratch_bytes; /* a thread */
     pr__instr *instrs;
     uint32_t n_instrs;
-    uint32_t *n_chunks;   /* [n_instrs] work items in this step */
-    uint32_t *positions;  /* [rows_max] */
+    uint32_t *n_chunks;         /* [n_instrs] work items in this step */
+    uint32_t *positions;        /* [rows_max] */
     const pr_exec_run **run_of; /* [rows_max] */
-    pr__qrows *qrows;      /* [rows_max] */
+    pr__qrows *qrows;           /* [rows_max] */
     uint32_t n_qrows;
-    bool split;           /* attention's work items are spans of the context in this step */
-    float *parts;         /* what they leave for merging */
+    bool split;   /* attention's work items are spans of the context in this step */
+    float *parts; /* what they leave for merging */
     const pr_exec_step *step;
     pr_team *team;
     pr__rows output;

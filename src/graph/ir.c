@@ -332,10 +332,14 @@ pr_status pr_g_sort(pr_graph *g, pr_err *err) {
 
 const char *pr_op_name(pr_op op) {
     static const char *const names[PR_OP_COUNT] = {
-        [PR_OP_CONST] = "const",   [PR_OP_WEIGHT] = "weight",     [PR_OP_EMBED] = "embed",   [PR_OP_ROPE_TABLE] = "rope_table",
-        [PR_OP_NORM] = "norm",     [PR_OP_MATMUL] = "matmul",     [PR_OP_ROPE] = "rope",     [PR_OP_KV_WRITE] = "kv_write",
-        [PR_OP_ATTEND] = "attend", [PR_OP_GATE] = "gate",         [PR_OP_ADD] = "add",       [PR_OP_DIV] = "div",
-        [PR_OP_SCALE] = "scale",   [PR_OP_ROWS] = "rows",         [PR_OP_SLICE] = "slice",   [PR_OP_QUANT] = "quant",
+        [PR_OP_CONST] = "const",   [PR_OP_WEIGHT] = "weight",
+        [PR_OP_EMBED] = "embed",   [PR_OP_ROPE_TABLE] = "rope_table",
+        [PR_OP_NORM] = "norm",     [PR_OP_MATMUL] = "matmul",
+        [PR_OP_ROPE] = "rope",     [PR_OP_KV_WRITE] = "kv_write",
+        [PR_OP_ATTEND] = "attend", [PR_OP_GATE] = "gate",
+        [PR_OP_ADD] = "add",       [PR_OP_DIV] = "div",
+        [PR_OP_SCALE] = "scale",   [PR_OP_ROWS] = "rows",
+        [PR_OP_SLICE] = "slice",   [PR_OP_QUANT] = "quant",
     };
     return names[op];
 }
@@ -354,10 +358,8 @@ static void dump_input(const pr_graph *g, pr_node_id id, pr_str *out) {
     if (n->op == PR_OP_WEIGHT && n->mat_rows)
         pr_str_printf(out, " %s(%s %ux%u, %" PRIu64 " B)", n->name, pr_dtype_get(n->tensor->dtype)->name, n->mat_rows,
                       n->cols, n->tensor->bytes);
-    else if (n->op == PR_OP_WEIGHT)
-        pr_str_printf(out, " %s", n->name);
-    else
-        pr_str_printf(out, " %%%d", id);
+    else if (n->op == PR_OP_WEIGHT) pr_str_printf(out, " %s", n->name);
+    else pr_str_printf(out, " %%%d", id);
 }
 
 void pr_graph_dump(const pr_graph *g, pr_str *out) {

@@ -59,17 +59,17 @@ typedef enum pr_form {
 typedef struct pr_attr {
     uint32_t layer;
     uint32_t n_heads, n_kv_heads, head_dim;
-    uint32_t n_rot;   /* ROPE: numbers rotated at the start of each head */
-    bool neox;        /* ROPE: pairs (i, i + n_rot/2), else neighbours */
-    uint32_t window;  /* ATTEND: tokens seen, this one counted; 0: all */
-    float eps;        /* NORM */
-    float factor;     /* SCALE, ROPE_TABLE, ATTEND (the score scale) */
-    uint32_t first;   /* SLICE */
+    uint32_t n_rot;  /* ROPE: numbers rotated at the start of each head */
+    bool neox;       /* ROPE: pairs (i, i + n_rot/2), else neighbours */
+    uint32_t window; /* ATTEND: tokens seen, this one counted; 0: all */
+    float eps;       /* NORM */
+    float factor;    /* SCALE, ROPE_TABLE, ATTEND (the score scale) */
+    uint32_t first;  /* SLICE */
     /* MATMUL after fusion: */
-    uint8_t n_mats;   /* matrices, inputs 1 .. n_mats */
-    bool bias;        /* n_mats more inputs, PR_NODE_NONE where a matrix has none */
-    bool gated;       /* two matrices: the value is silu(first) * second */
-    bool residual;    /* the last input is added */
+    uint8_t n_mats; /* matrices, inputs 1 .. n_mats */
+    bool bias;      /* n_mats more inputs, PR_NODE_NONE where a matrix has none */
+    bool gated;     /* two matrices: the value is silu(first) * second */
+    bool residual;  /* the last input is added */
 } pr_attr;
 
 typedef struct pr_node {
@@ -84,18 +84,18 @@ typedef struct pr_node {
     const pr_tensor_info *tensor; /* WEIGHT */
     uint32_t mat_rows;            /* WEIGHT: 0 for a vector; cols is the matrix's columns */
     const char *name;
-    bool once;                    /* computed when the model is loaded, not in each step */
-    bool dead;                    /* removed by a pass */
+    bool once; /* computed when the model is loaded, not in each step */
+    bool dead; /* removed by a pass */
 } pr_node;
 
 typedef struct pr_graph {
     pr_arena arena;
     pr_node *nodes;
     uint32_t n_nodes, cap_nodes;
-    pr_node_id output;    /* the logits */
+    pr_node_id output; /* the logits */
     uint32_t n_layers;
-    uint32_t layer_now;   /* given to every node built, for names and for cutting */
-    pr_err err;           /* first failure while building */
+    uint32_t layer_now; /* given to every node built, for names and for cutting */
+    pr_err err;         /* first failure while building */
 } pr_graph;
 
 void pr_graph_init(pr_graph *g);

@@ -103,10 +103,13 @@ static void merge(pr_attn_state *total, const pr_attn_state *part, uint32_t dim)
 }
 
 /* First token that a query at position pos sees. */
-static uint32_t window_start(uint32_t window, uint32_t pos) { return window && pos + 1 > window ? pos + 1 - window : 0; }
+static uint32_t window_start(uint32_t window, uint32_t pos) {
+    return window && pos + 1 > window ? pos + 1 - window : 0;
+}
 
 /* One page: the queries that see some of its tokens are consecutive, since rows are. */
-static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t base, frame *f) {
+static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t base,
+                        frame *f) {
     uint32_t group = group_of(in->attr), dim = in->attr->head_dim, pos0 = s->run->pos + s->first;
     uint32_t from = UINT32_MAX, n = 0, hi_max = 0;
     for (uint32_t r = 0; r < s->n_rows; r++) {
@@ -127,7 +130,8 @@ static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *
 }
 
 /* All pages of one span of the context that any of the rows sees, into f->states. */
-static void attend_span(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t span, frame *f) {
+static void attend_span(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t span,
+                        frame *f) {
     uint32_t first = s->run->pos + s->first, last = first + s->n_rows - 1;
     uint32_t from = span * PR__SPAN_TOKENS, to = from + PR__SPAN_TOKENS;
     uint32_t start = window_start(in->attr->window, first);

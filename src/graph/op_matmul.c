@@ -67,8 +67,8 @@ static work find_work(const pr__instr *in, uint32_t chunk, uint32_t n_rows) {
     }
 }
 
-static void multiply(const pr_exec *e, const pr__instr *in, const pr_weight *m, const work *w, uint32_t n_rows, float *y,
-                     size_t y_stride) {
+static void multiply(const pr_exec *e, const pr__instr *in, const pr_weight *m, const work *w, uint32_t n_rows,
+                     float *y, size_t y_stride) {
     pr_mm_args args = {
         .tiles = m->data + w->tile * pr_pack_tile_bytes(m->pack, m->cols),
         .n_tiles = w->n_tiles,

@@ -72,9 +72,7 @@ static void one_row(const pr_exec *e, const pr__instr *in, uint32_t row, int thr
     case PR_OP_ADD:
         e->k->add(pr__row(&in->in[0], row), pr__row(&in->in[1], row), in->cols, pr__row(&in->out, row));
         return;
-    case PR_OP_SCALE:
-        e->k->scale(pr__row(&in->in[0], row), in->attr->factor, in->cols, pr__row(&in->out, row));
-        return;
+    case PR_OP_SCALE: e->k->scale(pr__row(&in->in[0], row), in->attr->factor, in->cols, pr__row(&in->out, row)); return;
     case PR_OP_ROWS:
         memcpy(pr__row(&in->out, row), pr__row(&in->in[0], e->step->out_rows[row]), in->cols * sizeof(float));
         return;

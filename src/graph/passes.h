@@ -11,14 +11,14 @@
 #include "graph/ir.h"
 
 enum {
-    PR_PASS_FOLD = 1,       /* compute once what no step changes; drop scaling by 1 */
-    PR_PASS_ROWS = 2,       /* select the wanted rows as early as the last layer allows */
-    PR_PASS_QKV = 4,        /* matmuls of one input side by side: q, k, v */
-    PR_PASS_GATE = 8,       /* gate, up and their product in one matmul */
-    PR_PASS_RESIDUAL = 16,  /* the residual addition inside its matmul */
-    PR_PASS_LAYOUT = 32,    /* the input of 8-bit matmuls is quantized once, not by each of them */
-    PR_PASS_NORM = 64,      /* norm, gate and attention write their matmul's 8-bit input directly */
-    PR_PASS_DEAD = 128      /* remove what nobody reads */
+    PR_PASS_FOLD = 1,      /* compute once what no step changes; drop scaling by 1 */
+    PR_PASS_ROWS = 2,      /* select the wanted rows as early as the last layer allows */
+    PR_PASS_QKV = 4,       /* matmuls of one input side by side: q, k, v */
+    PR_PASS_GATE = 8,      /* gate, up and their product in one matmul */
+    PR_PASS_RESIDUAL = 16, /* the residual addition inside its matmul */
+    PR_PASS_LAYOUT = 32,   /* the input of 8-bit matmuls is quantized once, not by each of them */
+    PR_PASS_NORM = 64,     /* norm, gate and attention write their matmul's 8-bit input directly */
+    PR_PASS_DEAD = 128     /* remove what nobody reads */
 };
 
 /* Pass names for --no-pass: "fold, rows, ...". */

@@ -38,7 +38,9 @@ static size_t row_stride(const pr_node *n) {
     return n->rows != PR_ROWS_ONE && bytes % 1024 == 0 ? bytes + ALIGN : bytes;
 }
 
-static bool has_value(const pr_node *n) { return n->op != PR_OP_WEIGHT && n->op != PR_OP_CONST && n->op != PR_OP_KV_WRITE; }
+static bool has_value(const pr_node *n) {
+    return n->op != PR_OP_WEIGHT && n->op != PR_OP_CONST && n->op != PR_OP_KV_WRITE;
+}
 
 static size_t value_bytes(const planner *p, const pr_node *n) {
     uint32_t rows = n->rows == PR_ROWS_TOKENS ? p->rows_max : n->rows == PR_ROWS_OUT ? p->out_max : 1;
@@ -52,7 +54,8 @@ static pr_node_id overwrites(const pr_graph *g, const pr_node *n) {
     if (n->op == PR_OP_MATMUL && n->attr.residual) in = n->in[n->n_in - 1];
     if (in == PR_NODE_NONE) return in;
     const pr_node *from = &g->nodes[in];
-    bool fits = has_value(from) && from->rows == n->rows && from->form == n->form && from->cols == n->cols && !from->once;
+    bool fits = has_value(from) && from->rows == n->rows && from->form == n->form && from->cols == n->cols &&
+                !from->once;
     return fits ? in : PR_NODE_NONE;
 }
 
@@ -80,7 +83,7 @@ static bool in_place(const planner *p, uint32_t i, pr_node_id in, const uint32_t
     const pr_node *n = &p->g->nodes[i], *from = &p->g->nodes[in];
     if (reach[in] != i) return false;
     if (n->op == PR_OP_MATMUL && p->root[n->in[0]] == p->root[in]) return false; /* not element by element in x */
-    return from->op != PR_OP_SLICE || read_by_slices_only(p->g, from->in[0]); /* slices do not overlap each other */
+    return from->op != PR_OP_SLICE || read_by_slices_only(p->g, from->in[0]);    /* slices do not overlap each other */
 }
 
 static pr_status share(planner *p, pr_err *err) {
@@ -103,8 +106,8 @@ static void collect(planner *p) {
     for (uint32_t i = 0; i < p->g->n_nodes; i++) {
         const pr_node *n = &p->g->nodes[i];
         if (!has_value(n) || n->once || p->root[i] != (pr_node_id)i) continue;
-        p->buffers[p->n_buffers++] =
-            (buffer){.root = (pr_node_id)i, .first = i, .last = p->last[i], .bytes = value_bytes(p, n)};
+        p->buffers[p->n_buffers++] = (buffer){
+            .root = (pr_node_id)i, .first = i, .last = p->last[i], .bytes = value_bytes(p, n)};
     }
 }
 

@@ -12,9 +12,9 @@
 #include "graph/ir.h"
 
 typedef struct pr_place {
-    bool in_arena;   /* else: once values have their own memory, weights and views none */
-    size_t offset;   /* from the start of the arena (or of the once memory); 64-byte aligned but for slices */
-    size_t stride;   /* bytes from row to row */
+    bool in_arena; /* else: once values have their own memory, weights and views none */
+    size_t offset; /* from the start of the arena (or of the once memory); 64-byte aligned but for slices */
+    size_t stride; /* bytes from row to row */
 } pr_place;
 
 typedef struct pr_plan {

@@ -12,13 +12,13 @@
 #include "kernels/pack.h"
 
 typedef struct pr_weights {
-    pr_weight *mats;     /* [n_nodes]; data is NULL until loaded; rows 0 where the node is no matrix */
-    const float **vecs;  /* [n_nodes]; NULL where the node is no vector */
-    size_t *offsets;     /* [n_nodes] into the mapping */
+    pr_weight *mats;    /* [n_nodes]; data is NULL until loaded; rows 0 where the node is no matrix */
+    const float **vecs; /* [n_nodes]; NULL where the node is no vector */
+    size_t *offsets;    /* [n_nodes] into the mapping */
     uint32_t n_nodes;
     uint8_t *base;
-    size_t bytes;        /* of the mapping */
-    size_t read_bytes;   /* read by one decode step: without what is only looked up by row */
+    size_t bytes;      /* of the mapping */
+    size_t read_bytes; /* read by one decode step: without what is only looked up by row */
     uint64_t n_params;
 } pr_weights;
 

@@ -22,9 +22,9 @@ struct pr_kv_pool {
     size_t tile_bytes, page_bytes;
     uint8_t *base;
     uint32_t n_pages, n_used;
-    uint32_t *ref;    /* [n_pages] */
-    uint32_t *free;   /* [n_pages - n_used] a stack; the lowest slot on top at first */
-    uint8_t *level;   /* [n_pages] lowest level written */
+    uint32_t *ref;  /* [n_pages] */
+    uint32_t *free; /* [n_pages - n_used] a stack; the lowest slot on top at first */
+    uint8_t *level; /* [n_pages] lowest level written */
 };
 
 size_t pr_kv_page_bytes(const pr_kv_shape *shape) {
@@ -75,8 +75,7 @@ static pr_status page_take(pr_kv_pool *pool, uint32_t *slot, pr_err *err) {
     if (pool->n_used == pool->n_pages)
         return pr_fail(err, PR_ERR_LIMIT, "KV memory is full: %u pages of %d tokens", pool->n_pages, PR_KV_TOKENS);
     uint32_t s = pool->free[pool->n_pages - pool->n_used - 1];
-    if (!pr_commit(PR_TAG_KV, pool->page_bytes))
-        return pr_fail_nomem(err, "KV page", pool->page_bytes);
+    if (!pr_commit(PR_TAG_KV, pool->page_bytes)) return pr_fail_nomem(err, "KV page", pool->page_bytes);
     pool->n_used++;
     pool->ref[s] = 1;
     pool->level[s] = UINT8_MAX;

@@ -46,8 +46,8 @@ static pr_status read_shape(llama *m, pr_err *err) {
     d->n_embd = pr_model_u32(f, g, (pr_names){"llama.embedding_length", "hidden_size"}, true, 0);
     d->n_ff = pr_model_u32(f, g, (pr_names){"llama.feed_forward_length", "intermediate_size"}, true, 0);
     d->n_heads = pr_model_u32(f, g, (pr_names){"llama.attention.head_count", "num_attention_heads"}, true, 0);
-    d->n_kv_heads =
-        pr_model_u32(f, g, (pr_names){"llama.attention.head_count_kv", "num_key_value_heads"}, false, d->n_heads);
+    d->n_kv_heads = pr_model_u32(f, g, (pr_names){"llama.attention.head_count_kv", "num_key_value_heads"}, false,
+                                 d->n_heads);
     d->head_dim = pr_model_u32(f, g, (pr_names){"llama.attention.key_length", "head_dim"}, false,
                                d->n_heads ? d->n_embd / d->n_heads : 0);
     d->context_train = pr_model_u32(f, g, (pr_names){"llama.context_length", "max_position_embeddings"}, true, 0);
@@ -60,17 +60,20 @@ static pr_status read_shape(llama *m, pr_err *err) {
         return pr_fail(err, PR_ERR_UNSUPPORTED, "mixture-of-experts models are not supported");
     bool sane = d->n_layers >= 1 && d->n_layers <= 1024 && d->n_embd >= 1 && d->n_embd <= 1 << 17 && d->n_heads >= 1 &&
                 d->n_heads <= 1024 && d->n_kv_heads >= 1 && d->n_heads % d->n_kv_heads == 0 && d->head_dim >= 1 &&
-                d->head_dim <= 512 && d->n_ff >= 1 && d->n_ff <= 1 << 20 && d->context_train >= 1 && m->eps >= 0 && m->eps < 1;
+                d->head_dim <= 512 && d->n_ff >= 1 && d->n_ff <= 1 << 20 && d->context_train >= 1 && m->eps >= 0 &&
+                m->eps < 1;
     if (!sane)
-        return pr_fail(err, PR_ERR_FORMAT,
-                       "impossible shape: %u layers, width %u, %u heads, %u KV heads of %u, feed-forward %u, context %u",
-                       d->n_layers, d->n_embd, d->n_heads, d->n_kv_heads, d->head_dim, d->n_ff, d->context_train);
+        return pr_fail(
+            err, PR_ERR_FORMAT,
+            "impossible shape: %u layers, width %u, %u heads, %u KV heads of %u, feed-forward %u, context %u",
+            d->n_layers, d->n_embd, d->n_heads, d->n_kv_heads, d->head_dim, d->n_ff, d->context_train);
     return PR_OK;
 }
 
 /* Newer config.json files keep theta and scaling together as rope_parameters. */
 static const char *hf_rope_key(const llama *m, char *buf, size_t len, const char *field) {
-    bool newer = pr_model_file_meta(m->file, "rope_parameters.rope_theta") || pr_model_file_meta(m->file, "rope_parameters.rope_type");
+    bool newer = pr_model_file_meta(m->file, "rope_parameters.rope_theta") ||
+                 pr_model_file_meta(m->file, "rope_parameters.rope_type");
     (void)snprintf(buf, len, "%s.%s", newer ? "rope_parameters" : "rope_scaling", field);
     return buf;
 }
@@ -82,18 +85,21 @@ static float rope_number(llama *m, const char *gguf, const char *field, bool req
 
 static pr_status rope_scaling(llama *m, pr_rope *r, pr_err *err) {
     char key[64];
-    const char *type =
-        pr_model_str(m->file, m->g, (pr_names){"llama.rope.scaling.type", hf_rope_key(m, key, sizeof key, "rope_type")});
+    const char *type = pr_model_str(
+        m->file, m->g, (pr_names){"llama.rope.scaling.type", hf_rope_key(m, key, sizeof key, "rope_type")});
     if (!type) type = pr_model_str(m->file, m->g, (pr_names){NULL, "rope_scaling.type"});
     /* "dynamic" changes nothing within the trained context, and precis stays within it. */
-    if (!type || strcmp(type, "none") == 0 || strcmp(type, "default") == 0 || strcmp(type, "dynamic") == 0) return PR_OK;
+    if (!type || strcmp(type, "none") == 0 || strcmp(type, "default") == 0 || strcmp(type, "dynamic") == 0)
+        return PR_OK;
     if (strcmp(type, "linear") == 0) r->scaling = PR_ROPE_LINEAR;
     else if (strcmp(type, "llama3") == 0) r->scaling = PR_ROPE_LLAMA3;
     else if (strcmp(type, "yarn") == 0) r->scaling = PR_ROPE_YARN;
-    else return pr_fail(err, PR_ERR_UNSUPPORTED, "RoPE scaling \"%s\" is not supported (linear, llama3, yarn are)", type);
+    else
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "RoPE scaling \"%s\" is not supported (linear, llama3, yarn are)",
+                       type);
     r->factor = rope_number(m, "llama.rope.scaling.factor", "factor", true, 1);
-    r->context_original = rope_number(m, "llama.rope.scaling.original_context_length", "original_max_position_embeddings",
-                                      false, (float)m->d->context_train);
+    r->context_original = rope_number(m, "llama.rope.scaling.original_context_length",
+                                      "original_max_position_embeddings", false, (float)m->d->context_train);
     r->low_freq = rope_number(m, NULL, "low_freq_factor", false, 1);
     r->high_freq = rope_number(m, NULL, "high_freq_factor", false, 4);
     r->beta_fast = rope_number(m, "llama.rope.scaling.yarn_beta_fast", "beta_fast", false, 32);
@@ -180,10 +186,12 @@ static pr_status build(const pr_model_file *file, pr_model_desc *d, pr_graph *g,
     x = pr_g_norm(g, x, weight(&m, "output_norm.weight", "model.norm.weight", 0), m.eps);
     pr_node_id logits = pr_g_matmul(g, pr_g_rows(g, x), out == PR_NODE_NONE ? embedding : out, PR_NODE_NONE);
     pr_g_output(g, logits);
-    if (embedding != PR_NODE_NONE && g->nodes[embedding].cols != d->n_embd)
-        return pr_fail(err, PR_ERR_FORMAT, "token embedding is %u wide where the model says %u", g->nodes[embedding].cols,
-                       d->n_embd);
-    if (logits != PR_NODE_NONE) d->n_vocab = g->nodes[logits].cols;
+    st = pr_graph_check(g, err);
+    if (st) return st;
+    d->n_vocab = g->nodes[logits].cols;
+    if (g->nodes[embedding].cols != d->n_embd)
+        return pr_fail(err, PR_ERR_FORMAT, "token embedding is %u wide where the model says %u",
+                       g->nodes[embedding].cols, d->n_embd);
     return PR_OK;
 }
 

@@ -18,6 +18,23 @@ const char *pr_model_arch_name(const pr_model_file *file) {
     return pr_meta_str(file, gguf ? "general.architecture" : "model_type", &name, NULL) ? NULL : name;
 }
 
+/* What the engine relies on: pages have room for n_kv_heads heads of head_dim in each layer, tokens are below n_vocab. */
+static pr_status check_desc(const pr_model_desc *d, const pr_graph *g, pr_err *err) {
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        const pr_node *n = &g->nodes[i];
+        const pr_attr *a = &n->attr;
+        if (n->op == PR_OP_KV_WRITE &&
+            (a->n_kv_heads != d->n_kv_heads || a->head_dim != d->head_dim || a->layer >= d->n_layers))
+            return pr_fail(err, PR_ERR_FORMAT, "layer %u has %u KV heads of %u where the model says %u of %u", a->layer,
+                           a->n_kv_heads, a->head_dim, d->n_kv_heads, d->head_dim);
+        const pr_node *matrix = n->op == PR_OP_EMBED ? &g->nodes[n->in[0]] : NULL;
+        if (matrix && matrix->mat_rows < d->n_vocab)
+            return pr_fail(err, PR_ERR_FORMAT, "tensor %s has %u rows for a vocabulary of %u", matrix->name,
+                           matrix->mat_rows, d->n_vocab);
+    }
+    return PR_OK;
+}
+
 pr_status pr_model_build(const pr_model_file *file, pr_model_desc *desc, pr_graph *g, pr_err *err) {
     const char *name = pr_model_arch_name(file);
     if (!name)
@@ -27,7 +44,8 @@ pr_status pr_model_build(const pr_model_file *file, pr_model_desc *desc, pr_grap
         if (!archs[i]->matches(file)) continue;
         *desc = (pr_model_desc){.arch = archs[i]->name, .name = ""};
         pr_status st = archs[i]->build(file, desc, g, err);
-        return st ? st : pr_graph_check(g, err);
+        if (!st) st = pr_graph_check(g, err);
+        return st ? st : check_desc(desc, g, err);
     }
     return pr_fail(err, PR_ERR_UNSUPPORTED, "architecture %s is not supported (llama, mistral are)", name);
 }

@@ -14,11 +14,11 @@
 
 /* What every architecture can say about itself, for planning and for people. */
 typedef struct pr_model_desc {
-    const char *arch;      /* static */
-    const char *name;      /* from the file, "" if none */
+    const char *arch; /* static */
+    const char *name; /* from the file, "" if none */
     uint32_t n_layers, n_embd, n_heads, n_kv_heads, head_dim, n_ff, n_vocab;
     uint32_t context_train;
-    uint32_t window;       /* sliding attention window; 0: none */
+    uint32_t window; /* sliding attention window; 0: none */
 } pr_model_desc;
 
 typedef struct pr_arch {

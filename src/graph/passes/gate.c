@@ -21,7 +21,8 @@ pr_status pr__pass_gate(pr_graph *g, bool exact, pr_err *err) {
         if (!plain_matmul(g, gate, uses) || !plain_matmul(g, up, uses)) continue;
         const pr_node *a = &g->nodes[gate], *b = &g->nodes[up];
         if (a->in[0] != b->in[0]) continue;
-        if (pr_matrix_wants_q8(g->nodes[a->in[1]].tensor, exact) != pr_matrix_wants_q8(g->nodes[b->in[1]].tensor, exact))
+        if (pr_matrix_wants_q8(g->nodes[a->in[1]].tensor, exact) !=
+            pr_matrix_wants_q8(g->nodes[b->in[1]].tensor, exact))
             continue;
         pr_node fused = *a;
         fused.n_in = 3;

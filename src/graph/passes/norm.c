@@ -13,10 +13,8 @@ static bool makes_blocks(const pr_node *n) {
     if (n->form != PR_FORM_F32) return false;
     switch (n->op) {
     case PR_OP_NORM:
-    case PR_OP_GATE:
-        return true;
-    case PR_OP_MATMUL: /* a work item of two tiles is one block */
-        return n->attr.gated;
+    case PR_OP_GATE: return true;
+    case PR_OP_MATMUL: /* a work item of two tiles is one block */ return n->attr.gated;
     case PR_OP_ATTEND: /* a work item is the heads of one KV head */
         return n->attr.n_heads / n->attr.n_kv_heads * n->attr.head_dim % PR_BLOCK == 0;
     case PR_OP_CONST:
@@ -31,8 +29,7 @@ static bool makes_blocks(const pr_node *n) {
     case PR_OP_ROWS:
     case PR_OP_SLICE:
     case PR_OP_QUANT:
-    case PR_OP_COUNT:
-        return false;
+    case PR_OP_COUNT: return false;
     }
     return false;
 }

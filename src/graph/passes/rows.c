@@ -15,8 +15,7 @@ static bool row_wise(pr_op op) {
     case PR_OP_MATMUL:
     case PR_OP_GATE:
     case PR_OP_ADD:
-    case PR_OP_SCALE:
-        return true;
+    case PR_OP_SCALE: return true;
     case PR_OP_CONST:
     case PR_OP_WEIGHT:
     case PR_OP_EMBED:
@@ -28,8 +27,7 @@ static bool row_wise(pr_op op) {
     case PR_OP_ROWS:
     case PR_OP_SLICE:
     case PR_OP_QUANT:
-    case PR_OP_COUNT:
-        return false;
+    case PR_OP_COUNT: return false;
     }
     return false;
 }
