@@ -147,6 +147,7 @@ static void describe_model(const writer *w) {
         lied = lied || strcmp(m->lie, numbers[i].key) == 0;
     }
     if (!lied) pr_gguf_meta_u32(w->w, m->lie, m->lie_value);
+    if (m->text_key) pr_gguf_meta_str(w->w, m->text_key, m->text);
     if (!is_out(w, "llama.attention.layer_norm_rms_epsilon"))
         pr_gguf_meta_f32(w->w, "llama.attention.layer_norm_rms_epsilon", 1e-5f);
 }

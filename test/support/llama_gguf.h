@@ -35,6 +35,7 @@ typedef struct llama_gguf {
     const char *arch;              /* "llama" */
     const char *lie;               /* this u32 key ... */
     uint32_t lie_value;            /* ... says this (added when the file would not have it) */
+    const char *text_key, *text;   /* this key says this string */
     const char *without;           /* this tensor or key is left out */
     const char *bent;              /* this tensor ... */
     uint32_t bent_cols, bent_rows; /* ... has this shape (rows 0: a vector) */

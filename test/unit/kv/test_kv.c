@@ -25,7 +25,7 @@ enum {
     DIM = 4
 };
 
-static const pr_kv_shape shape = {LAYERS, HEADS, DIM, false};
+static const pr_kv_shape shape = {LAYERS, HEADS, DIM, PR_KV_FORM_F16};
 
 typedef struct model_page {
     uint32_t n_refs;
@@ -243,7 +243,7 @@ static void a_pool_has_the_pages_that_fit_and_at_least_one(void **state) {
     (void)state;
     size_t page = pr_kv_page_bytes(&shape);
     assert_int_equal(page % 4096, 0);
-    assert_true(page >= LAYERS * HEADS * pr_kv_tile_bytes(false, DIM));
+    assert_true(page >= LAYERS * HEADS * pr_kv_tile_bytes(PR_KV_FORM_F16, DIM));
     const struct {
         size_t bytes;
         uint32_t pages;
@@ -260,7 +260,7 @@ static void a_pool_has_the_pages_that_fit_and_at_least_one(void **state) {
 /* Every tile of every page has bytes of its own. */
 static void tiles_do_not_overlap(void **state) {
     (void)state;
-    const pr_kv_shape shapes[] = {{3, 2, 16, false}, {2, 5, 24, true}, {1, 1, 1, false}};
+    const pr_kv_shape shapes[] = {{3, 2, 16, PR_KV_FORM_F16}, {2, 5, 24, PR_KV_FORM_Q8}, {1, 1, 1, PR_KV_FORM_F32}};
     pr_err err = {0};
     for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
         const pr_kv_shape *of = &shapes[k];
