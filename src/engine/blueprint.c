@@ -48,8 +48,9 @@ static void plan_kv(struct pr_estimate *b) {
     const pr_model_desc *d = &b->desc;
     pr_kv_form form = b->opts.kv_type == PR_KV_Q8 ? PR_KV_FORM_Q8 : b->opts.exact ? PR_KV_FORM_F32 : PR_KV_FORM_F16;
     b->kv = (pr_kv_shape){d->n_layers, d->n_kv_heads, d->head_dim, form};
-    size_t page = pr_kv_page_bytes(&b->kv), pages = (b->opts.context_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
-    b->kv_bytes_max = b->opts.kv_bytes_max > page ? b->opts.kv_bytes_max / page * page : pages * page;
+    size_t page = pr_kv_page_bytes(&b->kv), pages = ((size_t)b->opts.context_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
+    if (b->opts.kv_bytes_max) pages = b->opts.kv_bytes_max < page ? 1 : b->opts.kv_bytes_max / page;
+    b->kv_bytes_max = pages * page;
 }
 
 static pr_status describe_weights(struct pr_estimate *b, pr_err *err) {
