@@ -26,12 +26,37 @@
 enum { POOL = 1 << 20, RUN = 2048, CHUNK = 1 << 20, N_SPECIAL = 3, N_BYTES = 256 };
 
 static const pr_synth_shape shapes[] = {
-    {.name = "135m", .dim = 576, .n_layers = 30, .n_heads = 9, .n_kv_heads = 3, .head_dim = 64, .n_ff = 1536, .n_vocab = 49152,
-     .tied = true, .context = 8192, .rope_theta = 100000},
-    {.name = "1.1b", .dim = 2048, .n_layers = 22, .n_heads = 32, .n_kv_heads = 4, .head_dim = 64, .n_ff = 5632, .n_vocab = 32000,
-     .context = 2048, .rope_theta = 10000},
-    {.name = "7b", .dim = 4096, .n_layers = 32, .n_heads = 32, .n_kv_heads = 32, .head_dim = 128, .n_ff = 11008, .n_vocab = 32000,
-     .context = 4096, .rope_theta = 10000},
+    {.name = "135m",
+     .dim = 576,
+     .n_layers = 30,
+     .n_heads = 9,
+     .n_kv_heads = 3,
+     .head_dim = 64,
+     .n_ff = 1536,
+     .n_vocab = 49152,
+     .tied = true,
+     .context = 8192,
+     .rope_theta = 100000},
+    {.name = "1.1b",
+     .dim = 2048,
+     .n_layers = 22,
+     .n_heads = 32,
+     .n_kv_heads = 4,
+     .head_dim = 64,
+     .n_ff = 5632,
+     .n_vocab = 32000,
+     .context = 2048,
+     .rope_theta = 10000},
+    {.name = "7b",
+     .dim = 4096,
+     .n_layers = 32,
+     .n_heads = 32,
+     .n_kv_heads = 32,
+     .head_dim = 128,
+     .n_ff = 11008,
+     .n_vocab = 32000,
+     .context = 4096,
+     .rope_theta = 10000},
 };
 
 const pr_synth_shape *pr_synth_shape_by_name(const char *name) {
@@ -66,11 +91,11 @@ typedef struct synth {
     pr_dtype type;
     uint64_t seed;
     pr_gguf_writer *w;
-    float *gauss;    /* [POOL] */
-    uint8_t *pool;   /* the same, scaled for pool_cols and encoded */
+    float *gauss;  /* [POOL] */
+    uint8_t *pool; /* the same, scaled for pool_cols and encoded */
     uint32_t pool_cols;
-    uint8_t *chunk;  /* [CHUNK] */
-    uint64_t n_runs; /* drawn so far: the counter */
+    uint8_t *chunk;       /* [CHUNK] */
+    uint64_t n_runs;      /* drawn so far: the counter */
     uint64_t done, total; /* bytes */
     void (*progress)(void *arg, double fraction);
     void *progress_arg;
@@ -81,14 +106,15 @@ static pr_status check_shape(const pr_synth_shape *s, pr_dtype type, pr_err *err
         const char *name;
         uint32_t value, max;
     } fields[] = {
-        {"dim", s->dim, 1 << 16}, {"n_layers", s->n_layers, 1 << 10}, {"n_heads", s->n_heads, 1 << 10},
-        {"n_kv_heads", s->n_kv_heads, s->n_heads}, {"head_dim", s->head_dim, 1 << 10}, {"n_ff", s->n_ff, 1 << 18},
-        {"n_vocab", s->n_vocab, 1 << 20}, {"context", s->context, 1 << 24},
+        {"dim", s->dim, 1 << 16},           {"n_layers", s->n_layers, 1 << 10},
+        {"n_heads", s->n_heads, 1 << 10},   {"n_kv_heads", s->n_kv_heads, s->n_heads},
+        {"head_dim", s->head_dim, 1 << 10}, {"n_ff", s->n_ff, 1 << 18},
+        {"n_vocab", s->n_vocab, 1 << 20},   {"context", s->context, 1 << 24},
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++) {
         if (fields[i].value < 1 || fields[i].value > fields[i].max) {
-            return pr_fail(err, PR_ERR_ARG, "synthetic model: %s is %u; 1 to %u are possible", fields[i].name, fields[i].value,
-                           fields[i].max);
+            return pr_fail(err, PR_ERR_ARG, "synthetic model: %s is %u; 1 to %u are possible", fields[i].name,
+                           fields[i].value, fields[i].max);
         }
     }
     uint32_t block = pr_dtype_get(type)->block_elems, heads = s->n_heads * s->head_dim;
@@ -96,7 +122,8 @@ static pr_status check_shape(const pr_synth_shape *s, pr_dtype type, pr_err *err
         return pr_fail(err, PR_ERR_UNSUPPORTED, "synthetic model: type %s is not written", pr_dtype_get(type)->name);
     }
     if (s->dim % block || s->n_ff % block || heads % block) {
-        return pr_fail(err, PR_ERR_ARG, "synthetic model: dim, n_ff and n_heads * head_dim must be multiples of %u for %s", block,
+        return pr_fail(err, PR_ERR_ARG,
+                       "synthetic model: dim, n_ff and n_heads * head_dim must be multiples of %u for %s", block,
                        pr_dtype_get(type)->name);
     }
     if (s->n_vocab < N_SPECIAL + N_BYTES + 97) {
@@ -190,8 +217,9 @@ static pr_status each_tensor(synth *s, tensor_fn fn, pr_err *err) {
         const char *name;
         uint32_t cols, rows;
     } layer[] = {
-        {"attn_norm", m->dim, 0}, {"attn_q", m->dim, q}, {"attn_k", m->dim, kv}, {"attn_v", m->dim, kv}, {"attn_output", q, m->dim},
-        {"ffn_norm", m->dim, 0}, {"ffn_gate", m->dim, m->n_ff}, {"ffn_up", m->dim, m->n_ff}, {"ffn_down", m->n_ff, m->dim},
+        {"attn_norm", m->dim, 0},      {"attn_q", m->dim, q},       {"attn_k", m->dim, kv},
+        {"attn_v", m->dim, kv},        {"attn_output", q, m->dim},  {"ffn_norm", m->dim, 0},
+        {"ffn_gate", m->dim, m->n_ff}, {"ffn_up", m->dim, m->n_ff}, {"ffn_down", m->n_ff, m->dim},
     };
     pr_status status = fn(s, "token_embd.weight", m->dim, m->n_vocab, err);
     for (uint32_t l = 0; l < m->n_layers; l++) {

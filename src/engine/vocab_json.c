@@ -26,7 +26,7 @@
 #include "base/str.h"
 
 #define PATTERNS_MAX 16
-#define DEPTH_MAX 8
+#define DEPTH_MAX    8
 
 static const char space_mark[] = "\xe2\x96\x81"; /* U+2581 */
 
@@ -97,11 +97,13 @@ static int32_t find_token(const builder *b, const char *text) {
 static pr_status put_token(builder *b, size_t n_max, const json_t *id, const char *text, size_t len, pr_err *err) {
     json_int_t i = json_is_integer(id) ? json_integer_value(id) : -1;
     if (i < 0 || (uint64_t)i >= n_max) {
-        return pr_fail(err, PR_ERR_FORMAT, "token \"%.64s\" has no id from 0 to %zu: %zu tokens are listed", text, n_max - 1, n_max);
+        return pr_fail(err, PR_ERR_FORMAT, "token \"%.64s\" has no id from 0 to %zu: %zu tokens are listed", text,
+                       n_max - 1, n_max);
     }
     pr_text_ref *slot = &b->tokens[i];
     if (slot->data && (slot->len != len || memcmp(slot->data, text, len) != 0)) {
-        return pr_fail(err, PR_ERR_FORMAT, "tokens \"%.64s\" and \"%.64s\" have the same id %lld", slot->data, text, (long long)i);
+        return pr_fail(err, PR_ERR_FORMAT, "tokens \"%.64s\" and \"%.64s\" have the same id %lld", slot->data, text,
+                       (long long)i);
     }
     *slot = (pr_text_ref){.data = text, .len = len};
     if ((size_t)i >= b->spec.n_tokens) b->spec.n_tokens = (size_t)i + 1;
@@ -151,7 +153,8 @@ static pr_status read_tokens(builder *b, const json_t *model, pr_err *err) {
     if (status == PR_OK) status = read_added(b, added, n_max, err);
     if (status != PR_OK) return status;
     for (size_t i = 0; i < b->spec.n_tokens; i++) {
-        if (!b->tokens[i].data) return pr_fail(err, PR_ERR_FORMAT, "no token has the id %zu, but there are higher ones", i);
+        if (!b->tokens[i].data)
+            return pr_fail(err, PR_ERR_FORMAT, "no token has the id %zu, but there are higher ones", i);
     }
     b->spec.tokens = b->tokens;
     b->spec.attrs = b->attrs;
@@ -242,7 +245,8 @@ static pr_status normalize_step(builder *b, const json_t *step, pr_err *err) {
 /* ---- pre-tokenizer ---- */
 
 static pr_status add_pattern(builder *b, const char *pattern, pr_err *err) {
-    if (b->n_patterns == PATTERNS_MAX) return pr_fail(err, PR_ERR_LIMIT, "pre_tokenizer has more than %d splits", PATTERNS_MAX);
+    if (b->n_patterns == PATTERNS_MAX)
+        return pr_fail(err, PR_ERR_LIMIT, "pre_tokenizer has more than %d splits", PATTERNS_MAX);
     if (!pattern) return pr_fail_nomem(err, "pre_tokenizer pattern", 0);
     b->patterns[b->n_patterns++] = pattern;
     return PR_OK;
@@ -277,11 +281,13 @@ static pr_status split_step(builder *b, const json_t *step, pr_err *err) {
 
 static pr_status byte_level_step(builder *b, const json_t *step, pr_err *err) {
     if (is_type(step, "ByteLevel")) {
-        if (is_true(step, "add_prefix_space", true)) return refuse("pre_tokenizer ByteLevel with", "add_prefix_space", err);
+        if (is_true(step, "add_prefix_space", true))
+            return refuse("pre_tokenizer ByteLevel with", "add_prefix_space", err);
         return is_true(step, "use_regex", true) ? add_pattern(b, gpt2_pattern, err) : PR_OK;
     }
     if (is_type(step, "Split")) return split_step(b, step, err);
-    if (is_type(step, "Digits")) return add_pattern(b, is_true(step, "individual_digits", false) ? "\\p{N}" : "\\p{N}+", err);
+    if (is_type(step, "Digits"))
+        return add_pattern(b, is_true(step, "individual_digits", false) ? "\\p{N}" : "\\p{N}+", err);
     if (is_type(step, "Punctuation")) {
         const char *behavior = json_string_value(json_object_get(step, "behavior"));
         if (!behavior || strcmp(behavior, "Isolated") == 0) return add_pattern(b, "[!-/:-@\\[-`{-~\\p{P}]", err);

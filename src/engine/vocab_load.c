@@ -23,23 +23,25 @@
 #include "text/pretok.h"
 
 #define TOKENIZER_MAX ((size_t)128 << 20)
-#define CONFIG_MAX ((size_t)16 << 20)
+#define CONFIG_MAX    ((size_t)16 << 20)
 
 /* ---- GGUF ---- */
 
 /* An array under key, of strings when strings is set; NULL when absent. */
-static pr_status find_array(const pr_model_file *file, const char *key, bool strings, const pr_meta **out, pr_err *err) {
+static pr_status find_array(const pr_model_file *file, const char *key, bool strings, const pr_meta **out,
+                            pr_err *err) {
     const char *data;
     size_t len;
     *out = pr_model_file_meta(file, key);
     if (!*out) return PR_OK;
     bool fits = pr_meta_kind(*out) == PR_META_ARRAY;
     if (fits && strings && pr_meta_len(*out) > 0) fits = pr_meta_at_str(*out, 0, &data, &len);
-    return fits ? PR_OK : pr_fail(err, PR_ERR_FORMAT, "%s must be an array of %s", key, strings ? "strings" : "numbers");
+    return fits ? PR_OK
+                : pr_fail(err, PR_ERR_FORMAT, "%s must be an array of %s", key, strings ? "strings" : "numbers");
 }
 
-static pr_status read_texts(const pr_model_file *file, const char *key, pr_arena *arena, const pr_text_ref **out, size_t *n,
-                            pr_err *err) {
+static pr_status read_texts(const pr_model_file *file, const char *key, pr_arena *arena, const pr_text_ref **out,
+                            size_t *n, pr_err *err) {
     const pr_meta *m;
     pr_status status = find_array(file, key, true, &m, err);
     if (status != PR_OK || !m) return status;
@@ -52,10 +54,12 @@ static pr_status read_texts(const pr_model_file *file, const char *key, pr_arena
 }
 
 /* An array of one number a token; NULL in *m when absent. */
-static pr_status find_column(const pr_model_file *file, const char *key, size_t n_tokens, const pr_meta **m, pr_err *err) {
+static pr_status find_column(const pr_model_file *file, const char *key, size_t n_tokens, const pr_meta **m,
+                             pr_err *err) {
     pr_status status = find_array(file, key, false, m, err);
     if (status == PR_OK && *m && pr_meta_len(*m) != n_tokens) {
-        status = pr_fail(err, PR_ERR_FORMAT, "%s has %zu elements for %zu tokens", key, (size_t)pr_meta_len(*m), n_tokens);
+        status = pr_fail(err, PR_ERR_FORMAT, "%s has %zu elements for %zu tokens", key, (size_t)pr_meta_len(*m),
+                         n_tokens);
     }
     return status;
 }
@@ -76,9 +80,11 @@ static pr_status read_scores(const pr_model_file *file, pr_arena *arena, pr_voca
     return PR_OK;
 }
 
-static pr_status read_attrs(const pr_model_file *file, pr_arena *arena, pr_vocab_spec *spec, uint8_t **out, pr_err *err) {
+static pr_status read_attrs(const pr_model_file *file, pr_arena *arena, pr_vocab_spec *spec, uint8_t **out,
+                            pr_err *err) {
     /* by GGUF token type: undefined, normal, unknown, control, user-defined, unused, byte */
-    static const uint8_t attr_of[] = {0, 0, PR_TOKEN_UNKNOWN, PR_TOKEN_CONTROL, PR_TOKEN_USER_DEFINED, PR_TOKEN_UNUSED, PR_TOKEN_BYTE};
+    static const uint8_t attr_of[] = {
+        0, 0, PR_TOKEN_UNKNOWN, PR_TOKEN_CONTROL, PR_TOKEN_USER_DEFINED, PR_TOKEN_UNUSED, PR_TOKEN_BYTE};
     const char *key = "tokenizer.ggml.token_type";
     const pr_meta *m;
     pr_status status = find_column(file, key, spec->n_tokens, &m, err);
@@ -102,7 +108,8 @@ static pr_status read_id(const pr_model_file *file, const char *key, size_t n_to
     pr_status status = pr_meta_u32(file, key, &v, err);
     if (status != PR_OK) return status;
     bool given = pr_model_file_meta(file, key) != NULL && v != UINT32_MAX;
-    if (given && v >= n_tokens) return pr_fail(err, PR_ERR_FORMAT, "%s is %u, but there are %zu tokens", key, v, n_tokens);
+    if (given && v >= n_tokens)
+        return pr_fail(err, PR_ERR_FORMAT, "%s is %u, but there are %zu tokens", key, v, n_tokens);
     *id = v < n_tokens ? (int32_t)v : -1;
     return PR_OK;
 }
@@ -159,7 +166,8 @@ static void mark_phi3(const pr_model_file *file, const pr_vocab_spec *spec, uint
     for (size_t i = 0; phi3 && i < spec->n_tokens; i++) {
         bool kept = !(attrs[i] & special);
         for (size_t k = 0; k < sizeof keep / sizeof *keep; k++) {
-            kept = kept || (spec->tokens[i].len == strlen(keep[k]) && memcmp(spec->tokens[i].data, keep[k], strlen(keep[k])) == 0);
+            kept = kept || (spec->tokens[i].len == strlen(keep[k]) &&
+                            memcmp(spec->tokens[i].data, keep[k], strlen(keep[k])) == 0);
         }
         if (!kept) attrs[i] |= PR_TOKEN_RSTRIP;
     }
@@ -173,7 +181,8 @@ static pr_status read_kind(const pr_model_file *file, pr_vocab_spec *spec, pr_er
     if (strcmp(model, "llama") == 0) spec->kind = PR_VOCAB_SPM;
     else if (strcmp(model, "gpt2") == 0) spec->kind = PR_VOCAB_BPE;
     else {
-        return pr_fail(err, PR_ERR_UNSUPPORTED, "tokenizer.ggml.model is \"%.40s\"; \"llama\" and \"gpt2\" are supported", model);
+        return pr_fail(err, PR_ERR_UNSUPPORTED,
+                       "tokenizer.ggml.model is \"%.40s\"; \"llama\" and \"gpt2\" are supported", model);
     }
     return PR_OK;
 }
@@ -260,8 +269,11 @@ static pr_status from_folder(const pr_model_file *file, pr_vocab **vocab, char *
     if (status == PR_OK) status = load_beside(file, "tokenizer_config.json", CONFIG_MAX, &config, err);
     if (status == PR_OK) status = load_beside(file, "special_tokens_map.json", CONFIG_MAX, &special_map, err);
     if (status == PR_OK) {
-        pr__vocab_json in = {.tokenizer = tokenizer, .config = config, .special_map = special_map,
-                             .bos_id = config_id(file, "bos_token_id"), .eos_id = config_id(file, "eos_token_id")};
+        pr__vocab_json in = {.tokenizer = tokenizer,
+                             .config = config,
+                             .special_map = special_map,
+                             .bos_id = config_id(file, "bos_token_id"),
+                             .eos_id = config_id(file, "eos_token_id")};
         status = pr__vocab_from_json(&in, vocab, err);
         if (status != PR_OK) pr_err_context(err, "%s/tokenizer.json", pr_model_file_dir(file));
     }

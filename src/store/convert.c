@@ -19,109 +19,69 @@
 #include "base/mem.h"
 #include "store/dequant.h"
 
-typedef void (*dequant_fn)(const uint8_t *src, uint64_t n, float *out);
-typedef void (*repack_fn)(const uint8_t *src, uint64_t n, uint8_t *dst);
+/* What becomes of a type. */
+typedef struct way {
+    void (*decode)(const uint8_t *src, uint64_t n, float *out);
+    void (*repack)(const uint8_t *src, uint64_t n, uint8_t *dst); /* into blocks of repacked; NULL: none */
+    pr_dtype repacked;
+    bool runs; /* matrices of it can be executed, as: */
+    pr_pack pack;
+    pr_loss loss;
+} way;
 
-static dequant_fn dequant_of(pr_dtype dtype) {
-    switch (dtype) {
-    case PR_Q4_0: return pr__dequant_q4_0;
-    case PR_Q4_1: return pr__dequant_q4_1;
-    case PR_Q5_0: return pr__dequant_q5_0;
-    case PR_Q5_1: return pr__dequant_q5_1;
-    case PR_Q8_0: return pr__dequant_q8_0;
-    case PR_Q2_K: return pr__dequant_q2_k;
-    case PR_Q3_K: return pr__dequant_q3_k;
-    case PR_Q4_K: return pr__dequant_q4_k;
-    case PR_Q5_K: return pr__dequant_q5_k;
-    case PR_Q6_K: return pr__dequant_q6_k;
-    case PR_IQ4_NL: return pr__dequant_iq4_nl;
-    case PR_IQ4_XS: return pr__dequant_iq4_xs;
-    case PR_F32: case PR_F16: case PR_BF16: case PR_F64: case PR_I8: case PR_I16: case PR_I32: case PR_I64:
-    case PR_DTYPE_COUNT: break;
-    }
-    return NULL;
-}
-
-/* How blocks of src become blocks of *to, when their codes fit; NULL otherwise. */
-static repack_fn repack_of(pr_dtype src, pr_dtype *to) {
-    *to = src == PR_Q4_K ? PR_Q4_1 : PR_Q8_0;
-    return src == PR_Q5_0     ? pr__repack_q5_0
-           : src == PR_IQ4_NL ? pr__repack_iq4_nl
-           : src == PR_IQ4_XS ? pr__repack_iq4_xs
-           : src == PR_Q4_K   ? pr__repack_q4_k
-                              : NULL;
-}
+static const way ways[PR_DTYPE_COUNT] = {
+    [PR_F32] = {.decode = pr__dequant_f32, .runs = true, .pack = PR_PACK_F32},
+    [PR_F16] = {.decode = pr__dequant_f16, .runs = true, .pack = PR_PACK_F16},
+    [PR_BF16] = {.decode = pr__dequant_bf16, .runs = true, .pack = PR_PACK_BF16},
+    [PR_F64] = {.decode = pr__dequant_f64},
+    [PR_I8] = {.decode = pr__dequant_i8},
+    [PR_I16] = {.decode = pr__dequant_i16},
+    [PR_I32] = {.decode = pr__dequant_i32},
+    [PR_I64] = {.decode = pr__dequant_i64},
+    [PR_Q8_0] = {pr__dequant_q8_0, NULL, PR_Q8_0, true, PR_PACK_Q8, PR_LOSS_NONE},
+    [PR_Q4_1] = {pr__dequant_q4_1, NULL, PR_Q4_1, true, PR_PACK_Q4, PR_LOSS_NONE},
+    [PR_Q4_0] = {pr__dequant_q4_0, NULL, PR_Q4_0, true, PR_PACK_Q4, PR_LOSS_REPACK},
+    [PR_Q5_0] = {pr__dequant_q5_0, pr__repack_q5_0, PR_Q8_0, true, PR_PACK_Q8, PR_LOSS_REPACK},
+    [PR_IQ4_NL] = {pr__dequant_iq4_nl, pr__repack_iq4_nl, PR_Q8_0, true, PR_PACK_Q8, PR_LOSS_REPACK},
+    [PR_IQ4_XS] = {pr__dequant_iq4_xs, pr__repack_iq4_xs, PR_Q8_0, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_Q4_K] = {pr__dequant_q4_k, pr__repack_q4_k, PR_Q4_1, true, PR_PACK_Q4, PR_LOSS_ROUND},
+    [PR_Q5_1] = {pr__dequant_q5_1, NULL, PR_Q5_1, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_Q2_K] = {pr__dequant_q2_k, NULL, PR_Q2_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_Q3_K] = {pr__dequant_q3_k, NULL, PR_Q3_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_Q5_K] = {pr__dequant_q5_k, NULL, PR_Q5_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_Q6_K] = {pr__dequant_q6_k, NULL, PR_Q6_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
+};
 
 pr_status pr_convert_plan(pr_dtype src, bool exact, pr_pack *pack, pr_loss *loss, pr_err *err) {
-    pr_pack p = PR_PACK_F32;
-    pr_loss l = PR_LOSS_NONE;
-    switch (src) {
-    case PR_F32: break;
-    case PR_F16: p = PR_PACK_F16; break;
-    case PR_BF16: p = PR_PACK_BF16; break;
-    case PR_Q8_0: p = PR_PACK_Q8; break;
-    case PR_Q4_1: p = PR_PACK_Q4; break;
-    case PR_Q4_0: p = PR_PACK_Q4, l = PR_LOSS_REPACK; break;
-    case PR_Q5_0: case PR_IQ4_NL: p = PR_PACK_Q8, l = PR_LOSS_REPACK; break;
-    case PR_Q4_K: p = PR_PACK_Q4, l = PR_LOSS_ROUND; break;
-    case PR_Q5_1: case PR_Q2_K: case PR_Q3_K: case PR_Q5_K: case PR_Q6_K: case PR_IQ4_XS:
-        p = PR_PACK_Q8, l = PR_LOSS_ROUND;
-        break;
-    case PR_F64: case PR_I8: case PR_I16: case PR_I32: case PR_I64: case PR_DTYPE_COUNT:
+    const way *w = &ways[src];
+    if (!w->runs) {
         return pr_fail(err, PR_ERR_UNSUPPORTED, "matrices of type %s cannot be executed", pr_dtype_get(src)->name);
     }
-    if (l == PR_LOSS_ROUND && exact) p = PR_PACK_F32, l = PR_LOSS_REPACK;
-    *pack = p;
-    *loss = l;
+    bool keep = exact && w->loss == PR_LOSS_ROUND;
+    *pack = keep ? PR_PACK_F32 : w->pack;
+    *loss = keep ? PR_LOSS_REPACK : w->loss;
     return PR_OK;
 }
 
-/* Numbers that are stored one by one: out[i] = load(src + i * width). */
-static void widen(pr_dtype dtype, const uint8_t *src, uint64_t n, float *out) {
-    size_t width = pr_dtype_get(dtype)->block_bytes;
-    for (uint64_t i = 0; i < n; i++, src += width) {
-        uint16_t h;
-        double d;
-        int64_t v = 0;
-        switch (dtype) {
-        case PR_F16: memcpy(&h, src, 2); out[i] = pr_f16_to_f32(h); break;
-        case PR_BF16: memcpy(&h, src, 2); out[i] = pr_bf16_to_f32(h); break;
-        case PR_F64: memcpy(&d, src, 8); out[i] = (float)d; break;
-        case PR_I8: case PR_I16: case PR_I32: case PR_I64:
-            memcpy(&v, src, width);
-            out[i] = (float)((int64_t)((uint64_t)v << (64 - 8 * width)) >> (64 - 8 * width));
-            break;
-        case PR_F32: case PR_Q4_0: case PR_Q4_1: case PR_Q5_0: case PR_Q5_1: case PR_Q8_0: case PR_Q2_K: case PR_Q3_K:
-        case PR_Q4_K: case PR_Q5_K: case PR_Q6_K: case PR_IQ4_NL: case PR_IQ4_XS: case PR_DTYPE_COUNT: return;
-        }
-    }
-}
-
-void pr_dequant(pr_dtype dtype, const void *src, uint64_t n, float *out) {
-    dequant_fn block = dequant_of(dtype);
-    if (block) block(src, n, out);
-    else if (dtype == PR_F32) memcpy(out, src, (size_t)n * sizeof *out);
-    else widen(dtype, src, n, out);
-}
+void pr_dequant(pr_dtype dtype, const void *src, uint64_t n, float *out) { ways[dtype].decode(src, n, out); }
 
 /* One row of t in the file, and what it becomes before it is packed. */
 typedef struct row_plan {
     uint64_t file_bytes;
     uint64_t mid_bytes; /* 0: packed as it is */
-    repack_fn repack;   /* NULL: decoded to floats, when mid_bytes > 0 */
-    pr_dtype mid_dtype; /* of the repacked row */
+    bool repacks;       /* into blocks of mid_dtype; otherwise decoded to floats, when mid_bytes > 0 */
+    pr_dtype mid_dtype;
 } row_plan;
 
 static row_plan plan_row(const pr_tensor_info *t, pr_pack pack) {
     row_plan p = {.mid_dtype = t->dtype};
     pr_dtype_row_bytes(t->dtype, t->dims[0], &p.file_bytes);
     if (pr_pack_takes(pack, t->dtype)) return p;
-    pr_dtype mid;
-    repack_fn repack = repack_of(t->dtype, &mid);
-    if (repack && pr_pack_takes(pack, mid)) {
-        p.repack = repack;
-        p.mid_dtype = mid;
-        pr_dtype_row_bytes(mid, t->dims[0], &p.mid_bytes);
+    const way *w = &ways[t->dtype];
+    p.repacks = w->repack && pr_pack_takes(pack, w->repacked);
+    if (p.repacks) {
+        p.mid_dtype = w->repacked;
+        pr_dtype_row_bytes(w->repacked, t->dims[0], &p.mid_bytes);
     } else {
         p.mid_bytes = t->dims[0] * sizeof(float);
     }
@@ -134,18 +94,18 @@ size_t pr_convert_scratch(const pr_tensor_info *t, pr_pack pack) {
 }
 
 /* Rows of one tile stand in the file layout at src; pack them. mid: room for the rows in between. */
-static void pack_rows(const row_plan *p, const pr_tensor_info *t, pr_pack pack, const uint8_t *src, uint8_t *mid, uint32_t n_rows,
-                      void *tile) {
+static void pack_rows(const row_plan *p, const pr_tensor_info *t, pr_pack pack, const uint8_t *src, uint8_t *mid,
+                      uint32_t n_rows, void *tile) {
     uint32_t cols = (uint32_t)t->dims[0];
     const void *rows[PR_TILE_ROWS] = {0};
     const float *floats[PR_TILE_ROWS] = {0};
     for (uint32_t i = 0; i < n_rows; i++, src += p->file_bytes, mid += p->mid_bytes) {
         rows[i] = p->mid_bytes ? mid : src;
         floats[i] = (const float *)(const void *)mid;
-        if (p->repack) p->repack(src, cols, mid);
+        if (p->repacks) ways[t->dtype].repack(src, cols, mid);
         else if (p->mid_bytes) pr_dequant(t->dtype, src, cols, (float *)(void *)mid);
     }
-    if (p->mid_bytes && !p->repack) pr_pack_tile_f32(pack, floats, n_rows, cols, tile);
+    if (p->mid_bytes && !p->repacks) pr_pack_tile_f32(pack, floats, n_rows, cols, tile);
     else pr_pack_tile(pack, p->mid_dtype, rows, n_rows, cols, tile);
 }
 
@@ -153,8 +113,10 @@ pr_status pr_convert_tiles(const pr_model_file *file, const pr_tensor_info *t, p
                            uint32_t n_tiles, void *out, void *scratch, pr_err *err) {
     uint64_t cols = t->dims[0], rows = t->dims[1];
     bool blocks = pack == PR_PACK_Q8 || pack == PR_PACK_Q4;
-    if (t->dims[2] != 1 || t->dims[3] != 1 || cols > UINT32_MAX || rows > UINT32_MAX || (blocks && cols % PR_BLOCK != 0)) {
-        return pr_fail(err, PR_ERR_UNSUPPORTED, "tensor '%s' is no matrix that can be packed as %s", t->name, pr_pack_name(pack));
+    if (t->dims[2] != 1 || t->dims[3] != 1 || cols > UINT32_MAX || rows > UINT32_MAX ||
+        (blocks && cols % PR_BLOCK != 0)) {
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "tensor '%s' is no matrix that can be packed as %s", t->name,
+                       pr_pack_name(pack));
     }
     if ((uint64_t)tile0 + n_tiles > pr_pack_tiles((uint32_t)rows)) {
         return pr_fail(err, PR_ERR_ARG, "tensor '%s' has no tile %u", t->name, tile0 + n_tiles - 1);

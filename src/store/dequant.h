@@ -1,5 +1,5 @@
 /*
- * Decoding of block types, one function a type. Internal to store/: others call
+ * Decoding, one function a type. Internal to store/: others call
  * pr_dequant() in store/convert.h. src: n / block_elems whole blocks, any
  * alignment. The sum order and the roundings are those of the definition of
  * each format, so the results are the same bits as the reference decoders'.
@@ -9,6 +9,15 @@
 
 #include <stdint.h>
 
+/* single numbers */
+void pr__dequant_f32(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_f16(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_bf16(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_f64(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_i8(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_i16(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_i32(const uint8_t *src, uint64_t n, float *out);
+void pr__dequant_i64(const uint8_t *src, uint64_t n, float *out);
 /* 32 numbers a block */
 void pr__dequant_q4_0(const uint8_t *src, uint64_t n, float *out);
 void pr__dequant_q4_1(const uint8_t *src, uint64_t n, float *out);

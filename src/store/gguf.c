@@ -21,11 +21,11 @@
 
 #include "store/model_file_impl.h"
 
-#define HEADER_MAX ((uint64_t)512 << 20)
-#define META_MAX 65536u
-#define KEY_MAX 65535u
+#define HEADER_MAX     ((uint64_t)512 << 20)
+#define META_MAX       65536u
+#define KEY_MAX        65535u
 #define NAME_MAX_BYTES 64u
-#define ALIGNMENT_MAX (1u << 20)
+#define ALIGNMENT_MAX  (1u << 20)
 
 typedef struct reader {
     const pr_file *in;
@@ -41,7 +41,8 @@ static pr_status need(reader *r, uint64_t n, const char *what, pr_err *err) {
     if (n <= r->have - r->pos) return PR_OK;
     uint64_t left = r->in->size - r->pos;
     if (n > left) {
-        return pr_fail(err, PR_ERR_FORMAT, "truncated or damaged: %s takes %" PRIu64 " bytes, but only %" PRIu64 " are left in the file",
+        return pr_fail(err, PR_ERR_FORMAT,
+                       "truncated or damaged: %s takes %" PRIu64 " bytes, but only %" PRIu64 " are left in the file",
                        what, n, left);
     }
     uint64_t want = r->pos + n;
@@ -80,7 +81,8 @@ static pr_status get_name(reader *r, uint64_t len_max, const char *what, const c
     pr_status status = get_u64(r, &len, what, err);
     if (status != PR_OK) return status;
     if (len == 0 || len > len_max) {
-        return pr_fail(err, PR_ERR_FORMAT, "%s is %" PRIu64 " bytes long; 1 to %" PRIu64 " are allowed", what, len, len_max);
+        return pr_fail(err, PR_ERR_FORMAT, "%s is %" PRIu64 " bytes long; 1 to %" PRIu64 " are allowed", what, len,
+                       len_max);
     }
     status = need(r, len, what, err);
     if (status != PR_OK) return status;
@@ -122,11 +124,13 @@ static pr_status get_array(reader *r, pr_meta *m, size_t *at, pr_err *err) {
     if (status == PR_OK) status = get_u64(r, &m->n, m->key, err);
     if (status != PR_OK) return status;
     if (elem >= PR__GGUF_TYPES) return pr_fail(err, PR_ERR_FORMAT, "%s: unknown element type %u", m->key, elem);
-    if (elem == PR__GGUF_ARRAY) return pr_fail(err, PR_ERR_UNSUPPORTED, "%s: arrays of arrays are not supported", m->key);
+    if (elem == PR__GGUF_ARRAY)
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "%s: arrays of arrays are not supported", m->key);
     m->elem = (uint8_t)elem;
     *at = r->pos;
     if (m->n > r->in->size) {
-        return pr_fail(err, PR_ERR_FORMAT, "%s: %" PRIu64 " elements cannot fit into a file of %" PRIu64 " bytes", m->key, m->n, r->in->size);
+        return pr_fail(err, PR_ERR_FORMAT, "%s: %" PRIu64 " elements cannot fit into a file of %" PRIu64 " bytes",
+                       m->key, m->n, r->in->size);
     }
     if (elem == PR__GGUF_STR) return get_strings(r, m, err);
     uint64_t bytes = m->n * pr__gguf_width(elem);
@@ -179,8 +183,9 @@ static const char *foreign_type(uint32_t id) {
         uint8_t id;
         const char *name;
     } known[] = {
-        {4, "Q4_2, withdrawn"}, {5, "Q4_3, withdrawn"}, {9, "Q8_1"}, {15, "Q8_K"}, {16, "IQ2_XXS"}, {17, "IQ2_XS"}, {18, "IQ3_XXS"},
-        {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"}, {29, "IQ1_M"}, {34, "TQ1_0"}, {35, "TQ2_0"}, {39, "MXFP4"},
+        {4, "Q4_2, withdrawn"}, {5, "Q4_3, withdrawn"}, {9, "Q8_1"},   {15, "Q8_K"},  {16, "IQ2_XXS"},
+        {17, "IQ2_XS"},         {18, "IQ3_XXS"},        {19, "IQ1_S"}, {21, "IQ3_S"}, {22, "IQ2_S"},
+        {29, "IQ1_M"},          {34, "TQ1_0"},          {35, "TQ2_0"}, {39, "MXFP4"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (known[i].id == id) return known[i].name;
@@ -195,8 +200,7 @@ static pr_status get_tensor(reader *r, pr_tensor_info *t, pr_err *err) {
     if (status == PR_OK) status = get_u32(r, &t->n_dims, t->name, err);
     if (status != PR_OK) return status;
     if (t->n_dims < 1 || t->n_dims > 4) {
-        return pr_fail(err, PR_ERR_FORMAT, "tensor '%s' has %u dimensions; 1 to 4 are allowed", t->name,
-                       t->n_dims);
+        return pr_fail(err, PR_ERR_FORMAT, "tensor '%s' has %u dimensions; 1 to 4 are allowed", t->name, t->n_dims);
     }
     for (uint32_t i = 0; i < 4; i++) {
         t->dims[i] = 1;
@@ -241,11 +245,14 @@ static pr_status get_counts(reader *r, uint64_t *n_meta, uint64_t *n_tensors, pr
     /* The shortest value is 14 bytes, the shortest description 33. */
     uint64_t left = r->in->size - r->pos;
     if (*n_meta > left / 14 || *n_tensors > left / 33) {
-        return pr_fail(err, PR_ERR_FORMAT, "%" PRIu64 " metadata values and %" PRIu64 " tensors cannot fit into a file of %" PRIu64 " bytes",
+        return pr_fail(err, PR_ERR_FORMAT,
+                       "%" PRIu64 " metadata values and %" PRIu64 " tensors cannot fit into a file of %" PRIu64
+                       " bytes",
                        *n_meta, *n_tensors, r->in->size);
     }
     if (*n_meta > META_MAX || *n_tensors > PR__TENSORS_MAX) {
-        return pr_fail(err, PR_ERR_LIMIT, "%" PRIu64 " metadata values and %" PRIu64 " tensors; at most %u and %u are read", *n_meta,
+        return pr_fail(err, PR_ERR_LIMIT,
+                       "%" PRIu64 " metadata values and %" PRIu64 " tensors; at most %u and %u are read", *n_meta,
                        *n_tensors, META_MAX, PR__TENSORS_MAX);
     }
     return PR_OK;
@@ -257,10 +264,12 @@ static pr_status place_tensors(reader *r, pr_model_file *file, pr_err *err) {
     for (size_t i = 0; i < file->n_meta; i++) {
         const pr_meta *m = &file->meta[i];
         if (strcmp(m->key, "general.alignment") != 0) continue;
-        if (m->type != PR__GGUF_U32) return pr_fail(err, PR_ERR_FORMAT, "general.alignment must be a 32-bit unsigned integer");
+        if (m->type != PR__GGUF_U32)
+            return pr_fail(err, PR_ERR_FORMAT, "general.alignment must be a 32-bit unsigned integer");
         alignment = pr__le32(m->data);
         if (alignment == 0 || (alignment & (alignment - 1)) != 0 || alignment > ALIGNMENT_MAX) {
-            return pr_fail(err, PR_ERR_FORMAT, "general.alignment is %u; powers of two up to %u are allowed", alignment, ALIGNMENT_MAX);
+            return pr_fail(err, PR_ERR_FORMAT, "general.alignment is %u; powers of two up to %u are allowed", alignment,
+                           ALIGNMENT_MAX);
         }
     }
     uint64_t start = pr_align_up(r->pos, alignment);
@@ -270,7 +279,8 @@ static pr_status place_tensors(reader *r, pr_model_file *file, pr_err *err) {
             return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': offset %" PRIu64 " is not a multiple of the alignment %u",
                            t->name, t->offset, alignment);
         }
-        if (__builtin_add_overflow(t->offset, start, &t->offset)) t->offset = UINT64_MAX; /* past the end: reported there */
+        if (__builtin_add_overflow(t->offset, start, &t->offset))
+            t->offset = UINT64_MAX; /* past the end: reported there */
     }
     return PR_OK;
 }
@@ -289,7 +299,9 @@ static pr_status refuse_split(const pr_model_file *file, pr_err *err) {
         const pr_meta *m = &file->meta[i];
         if (strcmp(m->key, "split.count") != 0 || m->type != PR__GGUF_U16) continue;
         unsigned parts = m->data[0] | (unsigned)m->data[1] << 8;
-        if (parts > 1) return pr_fail(err, PR_ERR_UNSUPPORTED, "one of %u parts of a split GGUF; merge them into one file first", parts);
+        if (parts > 1)
+            return pr_fail(err, PR_ERR_UNSUPPORTED, "one of %u parts of a split GGUF; merge them into one file first",
+                           parts);
     }
     return PR_OK;
 }

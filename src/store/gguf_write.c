@@ -47,7 +47,9 @@ struct pr_gguf_writer {
     pr_err err; /* the first thing that went wrong */
 };
 
-static uint64_t padding(const pr_gguf_writer *w, uint64_t at) { return (w->alignment - at % w->alignment) % w->alignment; }
+static uint64_t padding(const pr_gguf_writer *w, uint64_t at) {
+    return (w->alignment - at % w->alignment) % w->alignment;
+}
 
 pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **out, pr_err *err) {
     *out = NULL;
@@ -170,7 +172,8 @@ static planned *add_planned(pr_gguf_writer *w) {
 void pr_gguf_tensor(pr_gguf_writer *w, const char *name, pr_dtype dtype, uint32_t n_dims, const uint64_t *dims) {
     pr_tensor_info t = {.name = name, .dtype = dtype, .n_dims = n_dims, .dims = {1, 1, 1, 1}};
     const pr_dtype_info *type = pr_dtype_get(dtype);
-    if (w->described && w->err.status == PR_OK) pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' comes after the first data", name);
+    if (w->described && w->err.status == PR_OK)
+        pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' comes after the first data", name);
     if (w->err.status != PR_OK) return;
     if (n_dims < 1 || n_dims > 4 || strlen(name) > NAME_MAX_BYTES || !*name || type->ggml_id < 0) {
         pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' (%s, %u dimensions) has no place in GGUF", name, type->name, n_dims);
@@ -259,7 +262,8 @@ static pr_status put_data(pr_gguf_writer *w, const uint8_t *data, size_t len) {
     pr_status status = w->err.status;
     if (status == PR_OK && !w->described) status = put_header(w);
     while (len > 0 && status == PR_OK) {
-        if (w->current == w->n_tensors) return pr_fail(&w->err, PR_ERR_ARG, "%zu bytes of data after the last tensor", len);
+        if (w->current == w->n_tensors)
+            return pr_fail(&w->err, PR_ERR_ARG, "%zu bytes of data after the last tensor", len);
         uint64_t bytes = w->tensors[w->current].bytes, left = bytes - w->filled;
         size_t n = len < left ? len : (size_t)left;
         status = put_bytes(w, data, n);
@@ -306,7 +310,8 @@ pr_status pr_gguf_finish(pr_gguf_writer *w, pr_err *err) {
     if (status == PR_OK && !w->described) status = put_header(w);
     if (status == PR_OK && w->current < w->n_tensors) {
         const planned *p = &w->tensors[w->current];
-        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name, p->bytes - w->filled);
+        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name,
+                         p->bytes - w->filled);
     }
     if (status == PR_OK) status = flush(w);
     if (status == PR_OK) status = settle(w);

@@ -13,24 +13,20 @@
 
 #include "store/model_file_impl.h"
 
-size_t pr__gguf_width(uint32_t type) {
-    static const uint8_t width[PR__GGUF_TYPES] = {
-        [PR__GGUF_U8] = 1,  [PR__GGUF_I8] = 1,  [PR__GGUF_U16] = 2, [PR__GGUF_I16] = 2,  [PR__GGUF_U32] = 4, [PR__GGUF_I32] = 4,
-        [PR__GGUF_F32] = 4, [PR__GGUF_BOOL] = 1, [PR__GGUF_U64] = 8, [PR__GGUF_I64] = 8, [PR__GGUF_F64] = 8,
-    };
-    return type < PR__GGUF_TYPES ? width[type] : 0;
-}
+static const struct {
+    uint8_t width; /* bytes; 0: of no fixed size */
+    pr_meta_type kind;
+} wire[PR__GGUF_TYPES] = {
+    [PR__GGUF_U8] = {1, PR_META_U64},      [PR__GGUF_I8] = {1, PR_META_I64},    [PR__GGUF_U16] = {2, PR_META_U64},
+    [PR__GGUF_I16] = {2, PR_META_I64},     [PR__GGUF_U32] = {4, PR_META_U64},   [PR__GGUF_I32] = {4, PR_META_I64},
+    [PR__GGUF_F32] = {4, PR_META_F64},     [PR__GGUF_BOOL] = {1, PR_META_BOOL}, [PR__GGUF_STR] = {0, PR_META_STR},
+    [PR__GGUF_ARRAY] = {0, PR_META_ARRAY}, [PR__GGUF_U64] = {8, PR_META_U64},   [PR__GGUF_I64] = {8, PR_META_I64},
+    [PR__GGUF_F64] = {8, PR_META_F64},
+};
 
-static pr_meta_type kind_of(uint8_t type) {
-    switch (type) {
-    case PR__GGUF_U8: case PR__GGUF_U16: case PR__GGUF_U32: case PR__GGUF_U64: return PR_META_U64;
-    case PR__GGUF_I8: case PR__GGUF_I16: case PR__GGUF_I32: case PR__GGUF_I64: return PR_META_I64;
-    case PR__GGUF_F32: case PR__GGUF_F64: return PR_META_F64;
-    case PR__GGUF_BOOL: return PR_META_BOOL;
-    case PR__GGUF_STR: return PR_META_STR;
-    }
-    return PR_META_ARRAY;
-}
+size_t pr__gguf_width(uint32_t type) { return type < PR__GGUF_TYPES ? wire[type].width : 0; }
+
+static pr_meta_type kind_of(uint8_t type) { return wire[type].kind; }
 
 static uint64_t get_u64(uint8_t type, const unsigned char *p) {
     uint64_t v = 0;
@@ -39,8 +35,10 @@ static uint64_t get_u64(uint8_t type, const unsigned char *p) {
 }
 
 static int64_t get_i64(uint8_t type, const unsigned char *p) {
-    unsigned shift = 64 - 8 * (unsigned)pr__gguf_width(type);
-    return (int64_t)(get_u64(type, p) << shift) >> shift;
+    uint64_t v = get_u64(type, p);
+    if (type == PR__GGUF_I8) return (int8_t)v;
+    if (type == PR__GGUF_I16) return (int16_t)v;
+    return type == PR__GGUF_I32 ? (int32_t)v : (int64_t)v;
 }
 
 static double get_f64(uint8_t type, const unsigned char *p) {
@@ -73,7 +71,9 @@ static bool as_i64(uint8_t type, const unsigned char *p, int64_t *out) {
         *out = (int64_t)v;
         return true;
     }
-    case PR_META_BOOL: case PR_META_STR: case PR_META_ARRAY: break;
+    case PR_META_BOOL:
+    case PR_META_STR:
+    case PR_META_ARRAY: break;
     }
     return false;
 }
@@ -83,7 +83,9 @@ static bool as_f64(uint8_t type, const unsigned char *p, double *out) {
     case PR_META_U64: *out = (double)get_u64(type, p); return get_u64(type, p) <= (uint64_t)1 << 53;
     case PR_META_I64: *out = (double)get_i64(type, p); return fabs(*out) <= 0x1p53;
     case PR_META_F64: *out = get_f64(type, p); return true;
-    case PR_META_BOOL: case PR_META_STR: case PR_META_ARRAY: break;
+    case PR_META_BOOL:
+    case PR_META_STR:
+    case PR_META_ARRAY: break;
     }
     return false;
 }
@@ -110,7 +112,8 @@ pr_status pr_meta_f32(const pr_model_file *f, const char *key, float *out, pr_er
     if (!m) return PR_OK;
     double v;
     if (!as_f64(m->type, m->data, &v) || !isfinite((float)v)) return wrong(m, "a finite number", err);
-    if (kind_of(m->type) != PR_META_F64 && (double)(float)v != v) return wrong(m, "a number that a float can hold", err);
+    if (kind_of(m->type) != PR_META_F64 && (double)(float)v != v)
+        return wrong(m, "a number that a float can hold", err);
     *out = (float)v;
     return PR_OK;
 }
@@ -156,7 +159,8 @@ bool pr_meta_at_i64(const pr_meta *m, uint64_t i, int64_t *out) {
 
 static const char *plural(uint8_t type) {
     switch (kind_of(type)) {
-    case PR_META_U64: case PR_META_I64: return "integers";
+    case PR_META_U64:
+    case PR_META_I64: return "integers";
     case PR_META_F64: return "floats";
     case PR_META_BOOL: return "booleans";
     case PR_META_STR: return "strings";

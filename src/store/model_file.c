@@ -86,8 +86,8 @@ pr_status pr__tensor_size(pr_tensor_info *t, pr_err *err) {
         if (t->dims[i] == 0) return pr_fail(err, PR_ERR_FORMAT, "tensor '%s' has a dimension of 0", name);
     }
     if (t->dims[0] % type->block_elems != 0) {
-        return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': rows of %" PRIu64 " numbers are not whole %s blocks of %u", name, t->dims[0],
-                       type->name, type->block_elems);
+        return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': rows of %" PRIu64 " numbers are not whole %s blocks of %u",
+                       name, t->dims[0], type->name, type->block_elems);
     }
     bool fits = pr_dtype_row_bytes(t->dtype, t->dims[0], &t->bytes);
     for (uint32_t i = 1; i < 4 && fits; i++) fits = !__builtin_mul_overflow(t->bytes, t->dims[i], &t->bytes);
@@ -126,7 +126,8 @@ static uint32_t *slot_of(const pr__names *names, const char *text) {
     return &names->slot[i];
 }
 
-static pr_status index_names(pr__names *names, const void *items, size_t n, size_t stride, const char *what, pr_err *err) {
+static pr_status index_names(pr__names *names, const void *items, size_t n, size_t stride, const char *what,
+                             pr_err *err) {
     uint32_t n_slots = 16;
     while (n_slots < 2 * n) n_slots *= 2;
     *names = (pr__names){.items = items, .stride = stride, .n_slots = n_slots};
@@ -162,7 +163,8 @@ static pr_status check_places(pr_model_file *file, pr_err *err) {
         if (t->offset > size || t->bytes > size - t->offset) {
             return pr_fail(err, PR_ERR_FORMAT,
                            "tensor '%s' needs %" PRIu64 " bytes at offset %" PRIu64 ", but the file ends at %" PRIu64
-                           ": truncated, perhaps a download that did not finish", t->name, t->bytes, t->offset, size);
+                           ": truncated, perhaps a download that did not finish",
+                           t->name, t->bytes, t->offset, size);
         }
         if (before && before->shard == t->shard && before->offset + before->bytes > t->offset) {
             return pr_fail(err, PR_ERR_FORMAT, "the data of tensors '%s' and '%s' overlap", before->name, t->name);
@@ -178,16 +180,28 @@ static const char *guess(const unsigned char *head, size_t n) {
         uint8_t len;
         const char *what;
     } known[] = {
-        {"\xff\xd8\xff", 3, "a JPEG image"}, {"\x89PNG", 4, "a PNG image"}, {"GIF8", 4, "a GIF image"}, {"%PDF", 4, "a PDF document"},
+        {"\xff\xd8\xff", 3, "a JPEG image"},
+        {"\x89PNG", 4, "a PNG image"},
+        {"GIF8", 4, "a GIF image"},
+        {"%PDF", 4, "a PDF document"},
         {"PK\x03\x04", 4, "a zip archive or a PyTorch checkpoint; convert it to safetensors or GGUF"},
-        {"\x1f\x8b", 2, "gzip data; unpack it first"}, {"(\xb5/\xfd", 4, "zstd data; unpack it first"},
+        {"\x1f\x8b", 2, "gzip data; unpack it first"},
+        {"(\xb5/\xfd", 4, "zstd data; unpack it first"},
         {"\x80\x02", 2, "a Python pickle; convert it to safetensors or GGUF"},
         {"version https://git-lfs", 23, "a git-lfs pointer, not the file itself; fetch it with `git lfs pull`"},
-        {"<!DOCTYPE", 9, "an HTML page, perhaps a failed download"}, {"<!doctype", 9, "an HTML page, perhaps a failed download"},
-        {"<html", 5, "an HTML page, perhaps a failed download"}, {"<HTML", 5, "an HTML page, perhaps a failed download"},
-        {"lmgg", 4, "a GGML file from before GGUF; convert it again"}, {"fmgg", 4, "a GGML file from before GGUF; convert it again"},
-        {"tjgg", 4, "a GGML file from before GGUF; convert it again"}, {"\x7f" "ELF", 4, "an ELF program"},
-        {"FUGG", 4, "a byte-swapped GGUF file"}, {"{", 1, "JSON text; only config.json is opened by name"}, {"#!", 2, "a script"},
+        {"<!DOCTYPE", 9, "an HTML page, perhaps a failed download"},
+        {"<!doctype", 9, "an HTML page, perhaps a failed download"},
+        {"<html", 5, "an HTML page, perhaps a failed download"},
+        {"<HTML", 5, "an HTML page, perhaps a failed download"},
+        {"lmgg", 4, "a GGML file from before GGUF; convert it again"},
+        {"fmgg", 4, "a GGML file from before GGUF; convert it again"},
+        {"tjgg", 4, "a GGML file from before GGUF; convert it again"},
+        {"\x7f"
+         "ELF",
+         4, "an ELF program"},
+        {"FUGG", 4, "a byte-swapped GGUF file"},
+        {"{", 1, "JSON text; only config.json is opened by name"},
+        {"#!", 2, "a script"},
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (n >= known[i].len && memcmp(head, known[i].magic, known[i].len) == 0) return known[i].what;
@@ -313,4 +327,6 @@ size_t pr_model_file_n_meta(const pr_model_file *file) { return file->n_meta; }
 
 const char *pr_model_file_meta_key(const pr_model_file *file, size_t i) { return file->meta[i].key; }
 
-const pr_meta *pr_model_file_meta(const pr_model_file *file, const char *key) { return find_name(&file->meta_names, key); }
+const pr_meta *pr_model_file_meta(const pr_model_file *file, const char *key) {
+    return find_name(&file->meta_names, key);
+}

@@ -31,11 +31,16 @@ typedef struct pr_tensor_info {
     uint64_t dims[4]; /* dims[0] is the innermost (columns), as GGUF counts; unused ones are 1 */
     uint64_t offset;  /* from the start of its file */
     uint64_t bytes;
-    uint32_t shard;   /* which file of a sharded model */
+    uint32_t shard; /* which file of a sharded model */
 } pr_tensor_info;
 
 typedef enum pr_meta_type {
-    PR_META_U64, PR_META_I64, PR_META_F64, PR_META_BOOL, PR_META_STR, PR_META_ARRAY
+    PR_META_U64,
+    PR_META_I64,
+    PR_META_F64,
+    PR_META_BOOL,
+    PR_META_STR,
+    PR_META_ARRAY
 } pr_meta_type;
 
 typedef struct pr_meta pr_meta; /* one value, borrowed from the file */
@@ -51,7 +56,7 @@ const char *pr_model_file_dir(const pr_model_file *file); /* folder that holds i
 uint64_t pr_model_file_bytes(const pr_model_file *file);  /* all shards */
 
 size_t pr_model_file_n_tensors(const pr_model_file *file);
-const pr_tensor_info *pr_model_file_tensor(const pr_model_file *file, size_t i);      /* file order */
+const pr_tensor_info *pr_model_file_tensor(const pr_model_file *file, size_t i);       /* file order */
 const pr_tensor_info *pr_model_file_find(const pr_model_file *file, const char *name); /* NULL: none; O(1) */
 /* Read len bytes at `from` within the tensor's data. */
 pr_status pr_model_file_read(const pr_model_file *file, const pr_tensor_info *t, uint64_t from, void *out, size_t len,
@@ -71,7 +76,8 @@ uint64_t pr_meta_len(const pr_meta *m); /* of an array, or bytes of a string */
 pr_status pr_meta_u32(const pr_model_file *f, const char *key, uint32_t *out, pr_err *err);
 pr_status pr_meta_f32(const pr_model_file *f, const char *key, float *out, pr_err *err);
 pr_status pr_meta_bool(const pr_model_file *f, const char *key, bool *out, pr_err *err);
-pr_status pr_meta_str(const pr_model_file *f, const char *key, const char **out, pr_err *err); /* terminated, borrowed */
+pr_status pr_meta_str(const pr_model_file *f, const char *key, const char **out,
+                      pr_err *err); /* terminated, borrowed */
 /* Elements of arrays; false when i is out of range or the kind does not fit. */
 bool pr_meta_at_str(const pr_meta *m, uint64_t i, const char **data, size_t *len);
 bool pr_meta_at_f64(const pr_meta *m, uint64_t i, double *out);

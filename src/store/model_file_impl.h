@@ -12,8 +12,20 @@
 
 /* Value types by their numbers in a GGUF file; values made from JSON use the same encoding. */
 enum {
-    PR__GGUF_U8, PR__GGUF_I8, PR__GGUF_U16, PR__GGUF_I16, PR__GGUF_U32, PR__GGUF_I32, PR__GGUF_F32, PR__GGUF_BOOL,
-    PR__GGUF_STR, PR__GGUF_ARRAY, PR__GGUF_U64, PR__GGUF_I64, PR__GGUF_F64, PR__GGUF_TYPES
+    PR__GGUF_U8,
+    PR__GGUF_I8,
+    PR__GGUF_U16,
+    PR__GGUF_I16,
+    PR__GGUF_U32,
+    PR__GGUF_I32,
+    PR__GGUF_F32,
+    PR__GGUF_BOOL,
+    PR__GGUF_STR,
+    PR__GGUF_ARRAY,
+    PR__GGUF_U64,
+    PR__GGUF_I64,
+    PR__GGUF_F64,
+    PR__GGUF_TYPES
 };
 
 /*

@@ -68,7 +68,8 @@ static void quantize_q4_1(const float *x, uint8_t *out) {
 }
 
 bool pr_quantize_takes(pr_dtype dtype) {
-    return dtype == PR_F32 || dtype == PR_F16 || dtype == PR_BF16 || dtype == PR_Q8_0 || dtype == PR_Q4_0 || dtype == PR_Q4_1;
+    return dtype == PR_F32 || dtype == PR_F16 || dtype == PR_BF16 || dtype == PR_Q8_0 || dtype == PR_Q4_0 ||
+           dtype == PR_Q4_1;
 }
 
 void pr_quantize(pr_dtype dtype, const float *in, uint64_t n, void *out) {

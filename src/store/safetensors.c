@@ -19,11 +19,11 @@
 #include "base/str.h"
 #include "store/model_file_impl.h"
 
-#define HEADER_MAX ((uint64_t)100 << 20)
-#define CONFIG_MAX ((size_t)16 << 20)
-#define SHARDS_MAX 1000
+#define HEADER_MAX     ((uint64_t)100 << 20)
+#define CONFIG_MAX     ((size_t)16 << 20)
+#define SHARDS_MAX     1000
 #define NAME_MAX_BYTES 512
-#define DEPTH_MAX 16
+#define DEPTH_MAX      16
 
 /* ---- config.json to metadata ---- */
 
@@ -102,7 +102,8 @@ static bool put_value(pr_model_file *file, const json_t *value, pr_meta *m) {
 }
 
 /* Descend into one member: path + "." + name while it lasts. */
-static pr_status flatten_member(pr_model_file *file, const json_t *value, const char *name, pr_str *path, int depth, pr_err *err) {
+static pr_status flatten_member(pr_model_file *file, const json_t *value, const char *name, pr_str *path, int depth,
+                                pr_err *err) {
     size_t len = path->len;
     if (!*name) return pr_fail(err, PR_ERR_FORMAT, "config.json: an empty key");
     if (len) pr_str_puts(path, ".");
@@ -182,7 +183,8 @@ static bool whole(const json_t *value, uint64_t *out) {
 static pr_status read_shape(pr_tensor_info *t, const json_t *shape, pr_err *err) {
     size_t n = json_array_size(shape);
     if (!json_is_array(shape)) return pr_fail(err, PR_ERR_FORMAT, "tensor '%s' has no shape", t->name);
-    if (n > 4) return pr_fail(err, PR_ERR_UNSUPPORTED, "tensor '%s' has %zu dimensions; at most 4 are supported", t->name, n);
+    if (n > 4)
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "tensor '%s' has %zu dimensions; at most 4 are supported", t->name, n);
     t->n_dims = n ? (uint32_t)n : 1;
     for (size_t i = 0; i < 4; i++) {
         t->dims[i] = 1;
@@ -206,12 +208,13 @@ static pr_status read_tensor(pr_tensor_info *t, const json_t *entry, uint64_t da
     pr_status status = read_shape(t, json_object_get(entry, "shape"), err);
     if (status == PR_OK) status = pr__tensor_size(t, err);
     if (status != PR_OK) return status;
-    if (json_array_size(offsets) != 2 || !whole(json_array_get(offsets, 0), &from) || !whole(json_array_get(offsets, 1), &to) ||
-        from > to) {
+    if (json_array_size(offsets) != 2 || !whole(json_array_get(offsets, 0), &from) ||
+        !whole(json_array_get(offsets, 1), &to) || from > to) {
         return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': data_offsets must be two ascending whole numbers", t->name);
     }
     if (to - from != t->bytes) {
-        return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': %" PRIu64 " bytes by its offsets, but %" PRIu64 " by its shape", t->name,
+        return pr_fail(err, PR_ERR_FORMAT,
+                       "tensor '%s': %" PRIu64 " bytes by its offsets, but %" PRIu64 " by its shape", t->name,
                        to - from, t->bytes);
     }
     t->offset = data + from; /* both below 2^63 */
@@ -223,12 +226,14 @@ static pr_status read_entries(pr_model_file *file, uint32_t shard, const json_t 
     const char *name;
     json_t *entry;
     if (!json_is_object(root)) return pr_fail(err, PR_ERR_FORMAT, "the header is not a JSON object");
-    if (json_object_size(root) > PR__TENSORS_MAX) return pr_fail(err, PR_ERR_LIMIT, "more than %u tensors", PR__TENSORS_MAX);
+    if (json_object_size(root) > PR__TENSORS_MAX)
+        return pr_fail(err, PR_ERR_LIMIT, "more than %u tensors", PR__TENSORS_MAX);
     json_object_foreach((json_t *)root, name, entry) {
         size_t len = strlen(name);
         if (strcmp(name, "__metadata__") == 0) continue;
         if (len == 0 || len > NAME_MAX_BYTES || !pr__printable(name, len)) {
-            return pr_fail(err, PR_ERR_FORMAT, "tensor name '%s' is empty, too long or unprintable", pr__show(name, len).text);
+            return pr_fail(err, PR_ERR_FORMAT, "tensor name '%s' is empty, too long or unprintable",
+                           pr__show(name, len).text);
         }
         pr_tensor_info *t = pr__model_file_add_tensor(file);
         if (t) t->name = pr_arena_strndup(&file->arena, name, len);
@@ -237,8 +242,10 @@ static pr_status read_entries(pr_model_file *file, uint32_t shard, const json_t 
         pr_status status = read_tensor(t, entry, data, err);
         if (status != PR_OK) return status;
         if (t->bytes > size - data - used) {
-            return pr_fail(err, PR_ERR_FORMAT, "tensor '%s': the tensors up to this one need more than the %" PRIu64
-                           " bytes of data: truncated, perhaps a download that did not finish", t->name, size - data);
+            return pr_fail(err, PR_ERR_FORMAT,
+                           "tensor '%s': the tensors up to this one need more than the %" PRIu64
+                           " bytes of data: truncated, perhaps a download that did not finish",
+                           t->name, size - data);
         }
         used += t->bytes;
     }
@@ -259,7 +266,8 @@ static pr_status read_file(pr_model_file *file, uint32_t shard, pr_err *err) {
     if (status != PR_OK) goto done;
     uint64_t len = pr__le64(head);
     if (len < 2 || len > in->size - 8 || len > HEADER_MAX) {
-        status = pr_fail(err, PR_ERR_FORMAT, "not a safetensors file: a header of %" PRIu64 " bytes in a file of %" PRIu64, len, in->size);
+        status = pr_fail(err, PR_ERR_FORMAT,
+                         "not a safetensors file: a header of %" PRIu64 " bytes in a file of %" PRIu64, len, in->size);
         goto done;
     }
     text = pr_alloc(PR_TAG_FILE, (size_t)len);
@@ -280,11 +288,13 @@ static pr_status list_shards(pr_model_file *file, const json_t *index, pr_err *e
     json_t *map = json_object_get(index, "weight_map"), *item;
     const char *tensor, *names[SHARDS_MAX];
     uint32_t n = 0;
-    if (!json_is_object(map) || json_object_size(map) == 0) return pr_fail(err, PR_ERR_FORMAT, "weight_map is missing or empty");
+    if (!json_is_object(map) || json_object_size(map) == 0)
+        return pr_fail(err, PR_ERR_FORMAT, "weight_map is missing or empty");
     json_object_foreach(map, tensor, item) {
         const char *name = json_string_value(item);
         if (!name || !*name || strchr(name, '/') || name[0] == '.') {
-            return pr_fail(err, PR_ERR_FORMAT, "weight_map: tensor '%s' has no plain file name", pr__show(tensor, strlen(tensor)).text);
+            return pr_fail(err, PR_ERR_FORMAT, "weight_map: tensor '%s' has no plain file name",
+                           pr__show(tensor, strlen(tensor)).text);
         }
         uint32_t i = 0;
         while (i < n && strcmp(names[i], name) != 0) i++;
@@ -311,11 +321,13 @@ static pr_status list_files(pr_model_file *file, pr_err *err) {
     if (itself) return list_one(file, file->path, err);
     bool is_index = pr_str_ends(file->path, ".index.json");
     const char *one = pr_arena_printf(&file->arena, "%s/model.safetensors", file->dir);
-    const char *index = is_index ? file->path : pr_arena_printf(&file->arena, "%s/model.safetensors.index.json", file->dir);
+    const char *index = is_index ? file->path
+                                 : pr_arena_printf(&file->arena, "%s/model.safetensors.index.json", file->dir);
     if (!one || !index) return pr_fail_nomem(err, "file name", 0);
     if (!is_index && pr_path_exists(one)) return list_one(file, one, err);
     if (!pr_path_exists(index)) {
-        return pr_fail(err, PR_ERR_NOTFOUND, "neither model.safetensors nor model.safetensors.index.json in %s", file->dir);
+        return pr_fail(err, PR_ERR_NOTFOUND, "neither model.safetensors nor model.safetensors.index.json in %s",
+                       file->dir);
     }
     json_t *root = NULL;
     pr_status status = pr_json_load(index, HEADER_MAX, &root, err);

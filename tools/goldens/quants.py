@@ -5,7 +5,7 @@ The `gguf` package (PyPI) is the oracle. For each type a few blocks of random
 bytes are made whose scales are ordinary half-precision numbers, and decoded;
 for the types that precis also writes, Gaussian numbers are encoded, too.
 
-    python3 tools/goldens/quants.py > test/unit/store/quant_goldens.h
+    python3 tools/goldens/quants.py | clang-format > test/unit/store/quant_goldens.h
 """
 import numpy as np
 import gguf

@@ -37,8 +37,16 @@ static int drop_folder(void **state) {
     return rmdir(folder);
 }
 
-static const pr_synth_shape small = {.name = "small", .dim = 64, .n_layers = 2, .n_heads = 4, .n_kv_heads = 2, .head_dim = 32,
-                                     .n_ff = 96, .n_vocab = 2000, .context = 128, .rope_theta = 10000};
+static const pr_synth_shape small = {.name = "small",
+                                     .dim = 64,
+                                     .n_layers = 2,
+                                     .n_heads = 4,
+                                     .n_kv_heads = 2,
+                                     .head_dim = 32,
+                                     .n_ff = 96,
+                                     .n_vocab = 2000,
+                                     .context = 128,
+                                     .rope_theta = 10000};
 
 static pr_model_file *made(const pr_synth_shape *shape, pr_dtype type, uint64_t seed) {
     pr_model_file *f;
@@ -219,14 +227,10 @@ static void memory_is_small_and_given_back(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(knows_shapes_by_name),
-        cmocka_unit_test(writes_every_type),
-        cmocka_unit_test(tied_models_have_no_output),
-        cmocka_unit_test(depends_on_the_seed_only),
-        cmocka_unit_test(vocabulary_tokenizes),
-        cmocka_unit_test(tells_its_progress),
-        cmocka_unit_test(refuses_impossible_shapes),
-        cmocka_unit_test(memory_is_small_and_given_back),
+        cmocka_unit_test(knows_shapes_by_name),       cmocka_unit_test(writes_every_type),
+        cmocka_unit_test(tied_models_have_no_output), cmocka_unit_test(depends_on_the_seed_only),
+        cmocka_unit_test(vocabulary_tokenizes),       cmocka_unit_test(tells_its_progress),
+        cmocka_unit_test(refuses_impossible_shapes),  cmocka_unit_test(memory_is_small_and_given_back),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

@@ -66,7 +66,8 @@ static void encodes_as_the_reference(void **state) {
         assert_true(pr_quantize_takes(g->dtype));
         pr_quantize(g->dtype, numbers, n, got);
         for (size_t j = 0; j < bytes; j++) {
-            if (want[j] != got[j]) fail_msg("%s byte %zu: %u, not %u", pr_dtype_get(g->dtype)->name, j, got[j], want[j]);
+            if (want[j] != got[j])
+                fail_msg("%s byte %zu: %u, not %u", pr_dtype_get(g->dtype)->name, j, got[j], want[j]);
         }
     }
 }
@@ -113,11 +114,14 @@ static void plans_every_type(void **state) {
         pr_pack pack;
         pr_loss loss;
     } plans[] = {
-        {PR_F32, PR_PACK_F32, PR_LOSS_NONE},    {PR_F16, PR_PACK_F16, PR_LOSS_NONE},    {PR_BF16, PR_PACK_BF16, PR_LOSS_NONE},
-        {PR_Q8_0, PR_PACK_Q8, PR_LOSS_NONE},    {PR_Q4_1, PR_PACK_Q4, PR_LOSS_NONE},    {PR_Q4_0, PR_PACK_Q4, PR_LOSS_REPACK},
-        {PR_Q5_0, PR_PACK_Q8, PR_LOSS_REPACK},  {PR_IQ4_NL, PR_PACK_Q8, PR_LOSS_REPACK}, {PR_Q4_K, PR_PACK_Q4, PR_LOSS_ROUND},
-        {PR_IQ4_XS, PR_PACK_Q8, PR_LOSS_ROUND}, {PR_Q5_1, PR_PACK_Q8, PR_LOSS_ROUND},   {PR_Q2_K, PR_PACK_Q8, PR_LOSS_ROUND},
-        {PR_Q3_K, PR_PACK_Q8, PR_LOSS_ROUND},   {PR_Q5_K, PR_PACK_Q8, PR_LOSS_ROUND},   {PR_Q6_K, PR_PACK_Q8, PR_LOSS_ROUND},
+        {PR_F32, PR_PACK_F32, PR_LOSS_NONE},   {PR_F16, PR_PACK_F16, PR_LOSS_NONE},
+        {PR_BF16, PR_PACK_BF16, PR_LOSS_NONE}, {PR_Q8_0, PR_PACK_Q8, PR_LOSS_NONE},
+        {PR_Q4_1, PR_PACK_Q4, PR_LOSS_NONE},   {PR_Q4_0, PR_PACK_Q4, PR_LOSS_REPACK},
+        {PR_Q5_0, PR_PACK_Q8, PR_LOSS_REPACK}, {PR_IQ4_NL, PR_PACK_Q8, PR_LOSS_REPACK},
+        {PR_Q4_K, PR_PACK_Q4, PR_LOSS_ROUND},  {PR_IQ4_XS, PR_PACK_Q8, PR_LOSS_ROUND},
+        {PR_Q5_1, PR_PACK_Q8, PR_LOSS_ROUND},  {PR_Q2_K, PR_PACK_Q8, PR_LOSS_ROUND},
+        {PR_Q3_K, PR_PACK_Q8, PR_LOSS_ROUND},  {PR_Q5_K, PR_PACK_Q8, PR_LOSS_ROUND},
+        {PR_Q6_K, PR_PACK_Q8, PR_LOSS_ROUND},
     };
     static const pr_dtype none[] = {PR_F64, PR_I8, PR_I16, PR_I32, PR_I64};
     pr_pack pack;
@@ -160,15 +164,17 @@ static void random_rows(pr_dtype dtype, uint8_t *out, size_t bytes) {
         pr_dtype dtype;
         int scales[2];
     } places[] = {
-        {PR_Q4_0, {0, -1}}, {PR_Q4_1, {0, 2}}, {PR_Q5_0, {0, -1}}, {PR_Q5_1, {0, 2}}, {PR_Q8_0, {0, -1}}, {PR_IQ4_NL, {0, -1}},
-        {PR_Q2_K, {80, 82}}, {PR_Q3_K, {108, -1}}, {PR_Q4_K, {0, 2}}, {PR_Q5_K, {0, 2}}, {PR_Q6_K, {208, -1}}, {PR_IQ4_XS, {0, -1}},
+        {PR_Q4_0, {0, -1}}, {PR_Q4_1, {0, 2}},    {PR_Q5_0, {0, -1}},   {PR_Q5_1, {0, 2}},
+        {PR_Q8_0, {0, -1}}, {PR_IQ4_NL, {0, -1}}, {PR_Q2_K, {80, 82}},  {PR_Q3_K, {108, -1}},
+        {PR_Q4_K, {0, 2}},  {PR_Q5_K, {0, 2}},    {PR_Q6_K, {208, -1}}, {PR_IQ4_XS, {0, -1}},
     };
     const pr_dtype_info *type = pr_dtype_get(dtype);
     for (size_t i = 0; i < bytes; i++) out[i] = (uint8_t)draw();
     for (size_t k = 0; k < sizeof places / sizeof *places; k++) {
         for (size_t b = 0; places[k].dtype == dtype && b < bytes; b += type->block_bytes) {
             for (int s = 0; s < 2; s++) {
-                if (places[k].scales[s] >= 0) put_half(out + b + places[k].scales[s], ((float)(draw() % 2001) - 1000) * 1e-5f);
+                if (places[k].scales[s] >= 0)
+                    put_half(out + b + places[k].scales[s], ((float)(draw() % 2001) - 1000) * 1e-5f);
             }
         }
     }
@@ -225,8 +231,8 @@ static void check_tiles(const pr_model_file *f, pr_dtype dtype, bool exact, cons
         for (int c = 0; c < COLS; c++) {
             float limit = allowed(dtype, loss, want + c / 32 * 32);
             if (!(fabsf(want[c] - got[c]) <= limit)) {
-                fail_msg("%s as %s, row %u, column %d: %.9g, not %.9g", pr_dtype_get(dtype)->name, pr_pack_name(pack), r, c,
-                         (double)got[c], (double)want[c]);
+                fail_msg("%s as %s, row %u, column %d: %.9g, not %.9g", pr_dtype_get(dtype)->name, pr_pack_name(pack),
+                         r, c, (double)got[c], (double)want[c]);
             }
         }
     }

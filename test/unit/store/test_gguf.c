@@ -26,8 +26,33 @@ static int drop_folder(void **state) {
 
 /* Places in the sample file, by name. */
 typedef enum mark {
-    MAGIC, VERSION, N_TENSORS, N_META, KEY_LEN, KEY, KEY_TYPE, TEXT_LEN, BOOLEAN, LIST_TYPE, LIST_N, WORDS_N, WORD_LEN,
-    ALIGN_TYPE, ALIGN, NAME_LEN, NAME, N_DIMS, DIM0, DIM1, DTYPE, OFFSET, NAME2, DIM2, DTYPE2, OFFSET2, N_MARKS
+    MAGIC,
+    VERSION,
+    N_TENSORS,
+    N_META,
+    KEY_LEN,
+    KEY,
+    KEY_TYPE,
+    TEXT_LEN,
+    BOOLEAN,
+    LIST_TYPE,
+    LIST_N,
+    WORDS_N,
+    WORD_LEN,
+    ALIGN_TYPE,
+    ALIGN,
+    NAME_LEN,
+    NAME,
+    N_DIMS,
+    DIM0,
+    DIM1,
+    DTYPE,
+    OFFSET,
+    NAME2,
+    DIM2,
+    DTYPE2,
+    OFFSET2,
+    N_MARKS
 } mark;
 
 static size_t at[N_MARKS];
@@ -323,12 +348,20 @@ static void names_what_is_no_model(void **state) {
         size_t n;
         const char *words;
     } files[] = {
-        {"", 0, "it is empty"}, {"G", 1, "starts with 47"}, {"GGU", 3, "starts with 47 47 55"},
+        {"", 0, "it is empty"},
+        {"G", 1, "starts with 47"},
+        {"GGU", 3, "starts with 47 47 55"},
         {"\xff\xd8\xff\xe0\0\x10JFIF", 10, "starts with ff d8 ff e0 00 10 4a 46 (a JPEG image)"},
-        {"\x89PNG\r\n\x1a\n", 8, "(a PNG image)"}, {"PK\x03\x04" "abcdefgh", 12, "zip archive or a PyTorch checkpoint"},
-        {"<!DOCTYPE html><html>", 21, "an HTML page"}, {"<html>", 6, "an HTML page"},
+        {"\x89PNG\r\n\x1a\n", 8, "(a PNG image)"},
+        {"PK\x03\x04"
+         "abcdefgh",
+         12, "zip archive or a PyTorch checkpoint"},
+        {"<!DOCTYPE html><html>", 21, "an HTML page"},
+        {"<html>", 6, "an HTML page"},
         {"version https://git-lfs.github.com/spec/v1\noid", 46, "a git-lfs pointer"},
-        {"tjgg\1\0\0\0", 8, "a GGML file from before GGUF"}, {"{\"a\": 1}", 8, "JSON text"}, {"\x80\x02}q\0", 5, "pickle"},
+        {"tjgg\1\0\0\0", 8, "a GGML file from before GGUF"},
+        {"{\"a\": 1}", 8, "JSON text"},
+        {"\x80\x02}q\0", 5, "pickle"},
         {"\0\0\0\0\0\0\0\0\0\0\0\0", 12, "starts with 00 00"},
     };
     static blob b;
@@ -492,7 +525,8 @@ static void reads_real_files(void **state) {
         const char *name, *arch;
         size_t n_meta, n_tensors, n_tokens;
     } files[] = {
-        {"vocab/falcon.gguf", "falcon", 18, 0, 65024}, {"vocab/phi-3.gguf", "phi3", 26, 0, 32064},
+        {"vocab/falcon.gguf", "falcon", 18, 0, 65024},
+        {"vocab/phi-3.gguf", "phi3", 26, 0, 32064},
         {"models/stories260K/stories260K-f16.gguf", "llama", 19, 48, 512},
         {"models/prose-6m/prose-6m-f16.gguf", "llama", 22, 56, 4096},
     };

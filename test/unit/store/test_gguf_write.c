@@ -262,12 +262,9 @@ static void every_allocation_may_fail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(writes_what_is_read_back),
-        cmocka_unit_test(writes_files_without_tensors),
-        cmocka_unit_test(large_pieces_pass_the_buffer),
-        cmocka_unit_test(refuses_wrong_calls),
-        cmocka_unit_test(checks_the_disk_before_it_writes),
-        cmocka_unit_test(a_failed_write_leaves_nothing),
+        cmocka_unit_test(writes_what_is_read_back),         cmocka_unit_test(writes_files_without_tensors),
+        cmocka_unit_test(large_pieces_pass_the_buffer),     cmocka_unit_test(refuses_wrong_calls),
+        cmocka_unit_test(checks_the_disk_before_it_writes), cmocka_unit_test(a_failed_write_leaves_nothing),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/mem.h"
+#include "base/str.h"
 #include "store/convert.h"
 #include "store/model_file.h"
 
@@ -40,8 +41,10 @@ static int drop_folder(void **state) {
 }
 
 static const char config[] =
-    "{\"architectures\": [\"LlamaForCausalLM\", \"x\"], \"hidden_size\": 64, \"rms_norm_eps\": 1e-6, \"tie_word_embeddings\": true,"
-    " \"rope_scaling\": {\"factor\": 8.0, \"deep\": {\"type\": \"llama3\"}}, \"nothing\": null, \"eos_token_id\": [1, 2, 3],"
+    "{\"architectures\": [\"LlamaForCausalLM\", \"x\"], \"hidden_size\": 64, \"rms_norm_eps\": 1e-6, "
+    "\"tie_word_embeddings\": true,"
+    " \"rope_scaling\": {\"factor\": 8.0, \"deep\": {\"type\": \"llama3\"}}, \"nothing\": null, \"eos_token_id\": [1, "
+    "2, 3],"
     " \"mixed\": [1, 2.5], \"flags\": [true, false], \"empty\": [], \"objects\": [{\"a\": 7}, [8, 9], \"s\"]}";
 
 /* A .safetensors file with this header and n bytes of data, byte i being i. */
@@ -158,22 +161,30 @@ static void refuses_damaged_headers(void **state) {
         pr_status status;
         const char *words;
     } cases[] = {
-        {"{" T("w", "\"dtype\":\"F8_E4M3\",\"shape\":[4],\"data_offsets\":[0,4]") "}", 4, PR_ERR_UNSUPPORTED, "'w' has dtype F8_E4M3"},
+        {"{" T("w", "\"dtype\":\"F8_E4M3\",\"shape\":[4],\"data_offsets\":[0,4]") "}", 4, PR_ERR_UNSUPPORTED,
+         "'w' has dtype F8_E4M3"},
         {"{" T("w", "\"shape\":[4],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "'w' has no dtype"},
         {"{" T("w", "\"dtype\":\"F32\",\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "'w' has no shape"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,4]") "}", 4, PR_ERR_UNSUPPORTED, "'w' has 5 dimensions"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1,1,1,1,1],\"data_offsets\":[0,4]") "}", 4, PR_ERR_UNSUPPORTED,
+         "'w' has 5 dimensions"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[-1],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "whole numbers"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1.5],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "whole numbers"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[0,0]") "}", 0, PR_ERR_FORMAT, "dimension of 0"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "overflows"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT,
+         "overflows"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,0]") "}", 4, PR_ERR_FORMAT, "ascending"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0]") "}", 4, PR_ERR_FORMAT, "ascending"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "4 bytes by its offsets, but 8 by its shape"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT,
+         "4 bytes by its offsets, but 8 by its shape"},
         {"{" T("w", "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]") "}", 4, PR_ERR_FORMAT, "truncated"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]") "}", 4, PR_ERR_FORMAT, "'w' needs 4 bytes at offset"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775803,9223372036854775807]") "}", 4, PR_ERR_FORMAT, "truncated"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]") "}", 5, PR_ERR_FORMAT, "1 bytes of the data belong to no tensor"},
-        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]") "," T("v", "\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[6,10]") "}",
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]") "}", 4, PR_ERR_FORMAT,
+         "'w' needs 4 bytes at offset"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[9223372036854775803,9223372036854775807]") "}",
+         4, PR_ERR_FORMAT, "truncated"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]") "}", 5, PR_ERR_FORMAT,
+         "1 bytes of the data belong to no tensor"},
+        {"{" T("w", "\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]") "," T(
+             "v", "\"dtype\":\"F16\",\"shape\":[2],\"data_offsets\":[6,10]") "}",
          12, PR_ERR_FORMAT, "the data of tensors 'w' and 'v' overlap"},
         {"{" T("", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "tensor name"},
         {"{" T("a\\u001bb", "\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]") "}", 4, PR_ERR_FORMAT, "'a?b'"},
@@ -225,11 +236,12 @@ static void refuses_bad_folders(void **state) {
     refused(folder, PR_ERR_FORMAT, "empty key");
     save_text(in_folder("config.json"), "{\"a\\n\": 1}");
     refused(folder, PR_ERR_FORMAT, "unprintable key 'a?'");
-    char deep[1024] = "";
-    for (int i = 0; i < 30; i++) strcat(deep, "{\"k\":");
-    strcat(deep, "1");
-    for (int i = 0; i < 30; i++) strcat(deep, "}");
-    save_text(in_folder("config.json"), deep);
+    pr_str deep = {0};
+    for (int i = 0; i < 30; i++) pr_str_puts(&deep, "{\"k\":");
+    pr_str_puts(&deep, "1");
+    for (int i = 0; i < 30; i++) pr_str_puts(&deep, "}");
+    save_text(in_folder("config.json"), deep.data);
+    pr_str_free(&deep);
     refused(folder, PR_ERR_LIMIT, "nested more than");
     save_text(in_folder("config.json"), config);
 }
@@ -243,7 +255,8 @@ static void opens_sharded_models(void **state) {
     blob_save(&b, in_folder("a.safetensors"));
     make(&b, "{\"v\":{\"dtype\":\"BF16\",\"shape\":[3],\"data_offsets\":[0,6]}}", 6);
     blob_save(&b, in_folder("b.safetensors"));
-    save_text(in_folder("model.safetensors.index.json"), "{\"weight_map\": {\"v\": \"b.safetensors\", \"w\": \"a.safetensors\"}}");
+    save_text(in_folder("model.safetensors.index.json"),
+              "{\"weight_map\": {\"v\": \"b.safetensors\", \"w\": \"a.safetensors\"}}");
     const char *paths[] = {folder, in_folder("model.safetensors.index.json")};
     for (int i = 0; i < 2; i++) {
         pr_model_file *f = opened(paths[i]);
@@ -264,7 +277,8 @@ static void opens_sharded_models(void **state) {
     save_text(in_folder("model.safetensors.index.json"), "{\"weight_map\": {\"v\": \"c.safetensors\"}}");
     refused(folder, PR_ERR_NOTFOUND, "c.safetensors");
     blob_save(&b, in_folder("a.safetensors")); /* the same tensor in both */
-    save_text(in_folder("model.safetensors.index.json"), "{\"weight_map\": {\"v\": \"a.safetensors\", \"w\": \"b.safetensors\"}}");
+    save_text(in_folder("model.safetensors.index.json"),
+              "{\"weight_map\": {\"v\": \"a.safetensors\", \"w\": \"b.safetensors\"}}");
     refused(folder, PR_ERR_FORMAT, "tensor 'v' occurs twice");
 }
 
@@ -313,9 +327,12 @@ static void survives_a_failing_system(void **state) {
 static void agrees_with_gguf(void **state) {
     (void)state;
     static const char *const pairs[][2] = {
-        {"lm_head.weight", "token_embd.weight"},       {"model.norm.weight", "output_norm.weight"},
-        {"model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"}, {"model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"},
-        {"model.layers.1.input_layernorm.weight", "blk.1.attn_norm.weight"}, {"model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight"},
+        {"lm_head.weight", "token_embd.weight"},
+        {"model.norm.weight", "output_norm.weight"},
+        {"model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight"},
+        {"model.layers.1.mlp.down_proj.weight", "blk.1.ffn_down.weight"},
+        {"model.layers.1.input_layernorm.weight", "blk.1.attn_norm.weight"},
+        {"model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight"},
     };
     char st_path[512], gguf_path[512];
     if (!shared_path(st_path, sizeof st_path, "models/tinystories-656k")) skip();
