@@ -13,6 +13,9 @@ What is measured, for both alike, model loaded and warmed up:
     decode    128 tokens one by one after a first one, tokens a second
 The peer runs with flash attention off and on, and each number is its better median. Losses are printed like wins.
 
+A neighbour on the machine spoils all of this, and the peer most (its threads spin). So what other processes used during each
+measurement is counted; one that was disturbed is repeated, at most --retries times, and the worst that was kept is printed.
+
 --busy measures decode (of a quarter as many tokens) again with one process spinning beside it, as a fraction of the same
 program's decode alone, in turns too.
 
@@ -25,10 +28,12 @@ import glob
 import json
 import os
 import platform
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 RUNNER = os.path.join(ROOT, "bench", "peer", "llama_runner.py")
@@ -101,6 +106,34 @@ def peer_python(args, name):
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
+DISTURBED = 0.1  # processors that others may use during a measurement
+
+
+def busy_seconds():
+    """CPU seconds that all processors spent on anything so far (with what the host took), and those of our children."""
+    with open("/proc/stat") as f:
+        user, nice, system, _, _, irq, softirq, steal = (int(x) for x in f.readline().split()[1:9])
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), children.ru_utime + children.ru_stime
+
+
+def undisturbed(measure, retries):
+    """measure()'s result, and how many processors others used meanwhile."""
+    for attempt in range(retries + 1):
+        all_before, own_before = busy_seconds()
+        start = time.monotonic()
+        result = measure()
+        wall = time.monotonic() - start
+        all_after, own_after = busy_seconds()
+        others = max(0.0, (all_after - all_before) - (own_after - own_before)) / wall
+        if others <= DISTURBED:
+            break
+        say(f"    others used {others:.2f} processors" + (": again" if attempt < retries else ""))
+        if attempt < retries:
+            time.sleep(10)
+    return result, others
+
+
 class Spinner:
     """A neighbour that wants a whole processor."""
 
@@ -112,16 +145,17 @@ class Spinner:
         self.process.wait()
 
 
-def take_turns(sides, model, rounds, prompt, generate):
-    """{side: {"prefill": [...], "decode": [...]}} over the rounds; a prompt of 0 tokens leaves prefill out."""
+def take_turns(sides, model, rounds, prompt, generate, retries=0):
+    """{side: {"prefill": [...], "decode": [...], "others": [...]}}; a prompt of 0 tokens leaves prefill out."""
     out = {side.name: {} for side in sides}
     for r in range(rounds):
         for side in sides:
-            result = side.measure(model, prompt, generate)
+            result, others = undisturbed(lambda side=side: side.measure(model, prompt, generate), retries)
             numbers = {k: result[k] for k in (("prefill", "decode") if prompt else ("decode",))}
             say(f"  round {r + 1} {side.name:20s} " + "  ".join(f"{k} {v:.1f}" for k, v in sorted(numbers.items())))
             for k, v in numbers.items():
                 out[side.name].setdefault(k, []).append(v)
+            out[side.name].setdefault("others", []).append(others)
     return out
 
 
@@ -232,8 +266,11 @@ def options():
     ap.add_argument("-r", "--rounds", type=int, default=5)
     ap.add_argument("-p", "--prompt", type=int, default=512)
     ap.add_argument("-n", "--generate", type=int, default=128)
+    ap.add_argument("--retries", type=int, default=5, help="how often a disturbed measurement is repeated")
     ap.add_argument("--busy", action="store_true", help="also decode beside a spinning process")
     args = ap.parse_args()
+    if args.rounds < 1:
+        ap.error("--rounds: at least 1")
     if args.peers_only:
         args.precis = None
     elif not (os.path.exists(args.precis) or shutil.which(args.precis)):
@@ -253,14 +290,17 @@ def main():
         sides += pair
         info = pair[0].about()
         about.append(f"{name}: {PEERS[name][0]} {info['version']}, {info['system_info'].strip(' |')}")
-    speed, busy = [], []
+    speed, busy, others = [], [], []
     for label, path in model_files(args):
         say(label)
-        speed += speed_rows(label, take_turns(sides, path, args.rounds, args.prompt, args.generate), names)
+        results = take_turns(sides, path, args.rounds, args.prompt, args.generate, args.retries)
+        speed += speed_rows(label, results, names)
+        others += [x for side in results.values() for x in side["others"]]
         if args.busy:
             busy += busy_rows(label, sides, path, args.rounds, max(args.generate // 4, 1))
-    print(f"{datetime.date.today()}, {machine()}; load {os.getloadavg()[0]:.1f} at the end. {args.threads} threads, "
-          f"{args.rounds} rounds; tok/s, median (lowest-highest).\n")
+    print(f"{datetime.date.today()}, {machine()}. {args.threads} threads, "
+          f"{args.rounds} rounds; tok/s, median (lowest-highest). Other processes used at most {max(others, default=0):.2f} "
+          "processors during a measurement.\n")
     if not args.peers_only:
         print(f"precis: {Precis(args).version()}  ")
     print("  \n".join(about) + "\n")
