@@ -212,6 +212,7 @@ static bool deal_homes(hwloc_topology_t topology, pr_team *team) {
 /* Best effort: a team without homes works, only less well beside a busy neighbour. */
 static bool find_homes(pr_team *team) {
     hwloc_topology_t topology;
+    if (!pr_path_is_dir("/sys/devices/system/cpu/cpu0/topology")) return false; /* hwloc would complain on stderr */
     if (hwloc_topology_init(&topology) != 0) return false;
     hwloc_bitmap_t allowed = hwloc_bitmap_alloc();
     bool found = allowed && hwloc_topology_load(topology) == 0;
