@@ -37,8 +37,8 @@ pr_status pr__merger_reset(pr__merger *m, size_t n, pr_err *err) {
     m->n = 0;
     if (n <= m->cap) return PR_OK;
     if (n >= NONE / 4) return pr_fail(err, PR_ERR_LIMIT, "text: a word of %zu bytes is too long", n);
-    size_t cap = n < 64 ? 64 : n + n / 2;
-    pr__merger_free(m); /* the old symbols are not wanted, so do not copy them */
+    size_t cap = n < 4096 ? n * 2 + 64 : n; /* 40 bytes each: no room to spare for a long one */
+    pr__merger_free(m);                     /* the old symbols are not wanted, so do not copy them */
     m->syms = pr_realloc_array(PR_TAG_VOCAB, NULL, cap, sizeof *m->syms);
     m->heap = pr_realloc_array(PR_TAG_VOCAB, NULL, cap * 2, sizeof *m->heap);
     if (!m->syms || !m->heap) return pr_fail_nomem(err, "the symbols of a word", cap * sizeof *m->syms);

@@ -89,6 +89,13 @@ static pr_status add_stretch(pr__tokenizer *t, const char *text, size_t len, pr_
     return status;
 }
 
+/* Where the first mark after `from` stands that nothing merges with what precedes it; len: nowhere. */
+static size_t next_cut(const pr_vocab *v, const char *text, size_t from, size_t len) {
+    for (size_t i = from + 1; i + 3 <= len; i++)
+        if (memcmp(text + i, MARK, 3) == 0 && !v->before_space[(unsigned char)text[i - 1]]) return i;
+    return len;
+}
+
 /* One word of the pre-tokenizer, or everything: cut where nothing merges. */
 static pr_status add_word(void *arg, const char *text, size_t len, pr_err *err) {
     pr__tokenizer *t = arg;
@@ -103,10 +110,7 @@ static pr_status add_word(void *arg, const char *text, size_t len, pr_err *err) 
     }
     pr_status status = PR_OK;
     for (size_t start = 0; start < len && !status;) {
-        const char *at = text + start + 1;
-        do at = memmem(at, (size_t)(text + len - at), MARK, 3);
-        while (at && v->before_space[(unsigned char)at[-1]] && at++);
-        size_t end = at ? (size_t)(at - text) : len;
+        size_t end = next_cut(v, text, start, len);
         status = add_stretch(t, text + start, end - start, err);
         start = end;
     }

@@ -2,6 +2,7 @@
  * Tokenizers on vocabularies small enough to reason about: what each rule does,
  * what happens at the edges, and that every allocation may fail.
  */
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -625,6 +626,35 @@ static void test_long_runs(void **state) {
     free(text);
 }
 
+/* ---- threads ---- */
+
+static void *tokenize_often(void *arg) {
+    const pr_vocab *v = arg;
+    static const char text[] = "hello there, llama 12345 <s> \xf0\x9f\xa6\x99\xff";
+    int32_t first[64], ids[64];
+    size_t n_first, n;
+    if (pr_tokenize(v, text, sizeof text - 1, PR_TOKENIZE_SPECIAL, first, 64, &n_first, NULL)) return NULL;
+    for (int i = 0; i < 500; i++) {
+        if (pr_tokenize(v, text, sizeof text - 1, PR_TOKENIZE_SPECIAL, ids, 64, &n, NULL)) return NULL;
+        if (n != n_first || memcmp(ids, first, n * sizeof *ids) != 0) return NULL;
+    }
+    return arg;
+}
+
+static void test_threads_share_a_vocabulary(void **state) {
+    (void)state;
+    start_bpe(&m, "llama-bpe");
+    pr_vocab *v = build(&m);
+    pthread_t threads[4];
+    for (size_t i = 0; i < 4; i++) assert_int_equal(pthread_create(&threads[i], NULL, tokenize_often, v), 0);
+    for (size_t i = 0; i < 4; i++) {
+        void *result;
+        assert_int_equal(pthread_join(threads[i], &result), 0);
+        assert_ptr_equal(result, v);
+    }
+    pr_vocab_free(v);
+}
+
 /* ---- memory ---- */
 
 /* Build and tokenize with the n-th allocation failing, for every n; nothing may leak or crash. */
@@ -694,6 +724,7 @@ int main(void) {
         cmocka_unit_test(test_hostile_patterns),
         cmocka_unit_test(test_megabyte_words),
         cmocka_unit_test(test_long_runs),
+        cmocka_unit_test(test_threads_share_a_vocabulary),
         cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
