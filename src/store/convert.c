@@ -18,6 +18,7 @@
 
 #include "base/mem.h"
 #include "store/dequant.h"
+#include "store/quantize.h"
 
 /* What becomes of a type. */
 typedef struct way {
@@ -65,32 +66,52 @@ pr_status pr_convert_plan(pr_dtype src, bool exact, pr_pack *pack, pr_loss *loss
 
 void pr_dequant(pr_dtype dtype, const void *src, uint64_t n, float *out) { ways[dtype].decode(src, n, out); }
 
-/* One row of t in the file, and what it becomes before it is packed. */
+/* What is done to a row before it is packed. */
+typedef enum step { STEP_NONE, STEP_REPACK, STEP_ROUND, STEP_DECODE } step;
+
 typedef struct row_plan {
-    uint64_t file_bytes;
-    uint64_t mid_bytes; /* 0: packed as it is */
-    bool repacks;       /* into blocks of mid_dtype; otherwise decoded to floats, when mid_bytes > 0 */
-    pr_dtype mid_dtype;
+    step step;
+    uint64_t file_bytes; /* of a row in the file */
+    uint64_t mid_bytes;  /* after the step; 0: there is none */
+    pr_dtype mid;        /* its type then */
 } row_plan;
 
 static row_plan plan_row(const pr_tensor_info *t, pr_pack pack) {
-    row_plan p = {.mid_dtype = t->dtype};
-    pr_dtype_row_bytes(t->dtype, t->dims[0], &p.file_bytes);
-    if (pr_pack_takes(pack, t->dtype)) return p;
     const way *w = &ways[t->dtype];
-    p.repacks = w->repack && pr_pack_takes(pack, w->repacked);
-    if (p.repacks) {
-        p.mid_dtype = w->repacked;
-        pr_dtype_row_bytes(w->repacked, t->dims[0], &p.mid_bytes);
-    } else {
-        p.mid_bytes = t->dims[0] * sizeof(float);
+    row_plan p = {.step = STEP_DECODE, .mid = PR_F32};
+    if (pr_pack_takes(pack, t->dtype)) {
+        p.step = STEP_NONE;
+        p.mid = t->dtype;
+    } else if (w->repack && pr_pack_takes(pack, w->repacked)) {
+        p.step = STEP_REPACK;
+        p.mid = w->repacked;
+    } else if (pack == PR_PACK_Q8) {
+        p.step = STEP_ROUND;
+        p.mid = PR_Q8_0;
     }
+    pr_dtype_row_bytes(t->dtype, t->dims[0], &p.file_bytes);
+    if (p.step != STEP_NONE) pr_dtype_row_bytes(p.mid, t->dims[0], &p.mid_bytes);
     return p;
 }
 
 size_t pr_convert_scratch(const pr_tensor_info *t, pr_pack pack) {
     row_plan p = plan_row(t, pack);
     return pr_align_up((size_t)p.file_bytes * PR_TILE_ROWS, 64) + (size_t)p.mid_bytes * PR_TILE_ROWS;
+}
+
+/* Decode n numbers, whole blocks, and round them to Q8_0, piece by piece so that the floats stay in the cache. */
+static void round_row(pr_dtype dtype, const uint8_t *src, uint64_t n, uint8_t *dst) {
+    enum { PIECE = 256 };
+    float numbers[PIECE];
+    uint64_t src_bytes = 0, dst_bytes = 0;
+    pr_dtype_row_bytes(dtype, PIECE, &src_bytes);
+    pr_dtype_row_bytes(PR_Q8_0, PIECE, &dst_bytes);
+    for (; n; src += src_bytes, dst += dst_bytes) {
+        uint64_t piece = n < PIECE ? n : PIECE;
+        pr_dequant(dtype, src, piece, numbers);
+        pr_quantize_q8_0_near(numbers, piece, dst);
+        n -= piece;
+    }
 }
 
 /* Rows of one tile stand in the file layout at src; pack them. mid: room for the rows in between. */
@@ -100,13 +121,17 @@ static void pack_rows(const row_plan *p, const pr_tensor_info *t, pr_pack pack, 
     const void *rows[PR_TILE_ROWS] = {0};
     const float *floats[PR_TILE_ROWS] = {0};
     for (uint32_t i = 0; i < n_rows; i++, src += p->file_bytes, mid += p->mid_bytes) {
-        rows[i] = p->mid_bytes ? mid : src;
+        rows[i] = p->step == STEP_NONE ? src : mid;
         floats[i] = (const float *)(const void *)mid;
-        if (p->repacks) ways[t->dtype].repack(src, cols, mid);
-        else if (p->mid_bytes) pr_dequant(t->dtype, src, cols, (float *)(void *)mid);
+        switch (p->step) {
+        case STEP_NONE: break;
+        case STEP_REPACK: ways[t->dtype].repack(src, cols, mid); break;
+        case STEP_ROUND: round_row(t->dtype, src, cols, mid); break;
+        case STEP_DECODE: pr_dequant(t->dtype, src, cols, (float *)(void *)mid); break;
+        }
     }
-    if (p->mid_bytes && !p->repacks) pr_pack_tile_f32(pack, floats, n_rows, cols, tile);
-    else pr_pack_tile(pack, p->mid_dtype, rows, n_rows, cols, tile);
+    if (p->step == STEP_DECODE) pr_pack_tile_f32(pack, floats, n_rows, cols, tile);
+    else pr_pack_tile(pack, p->mid, rows, n_rows, cols, tile);
 }
 
 pr_status pr_convert_tiles(const pr_model_file *file, const pr_tensor_info *t, pr_pack pack, uint32_t tile0,
@@ -137,12 +162,12 @@ pr_status pr_convert_tiles(const pr_model_file *file, const pr_tensor_info *t, p
 pr_status pr_convert_floats(const pr_model_file *file, const pr_tensor_info *t, float *out, pr_err *err) {
     enum { CHUNK = 1 << 16 };
     const pr_dtype_info *type = pr_dtype_get(t->dtype);
-    uint64_t n_blocks = t->bytes / type->block_bytes, step = CHUNK / type->block_bytes;
+    uint64_t n_blocks = t->bytes / type->block_bytes, per_chunk = CHUNK / type->block_bytes;
     void *chunk = pr_alloc(PR_TAG_FILE, CHUNK);
     if (!chunk) return pr_fail_nomem(err, t->name, CHUNK);
     pr_status status = PR_OK;
-    for (uint64_t at = 0; at < n_blocks && status == PR_OK; at += step) {
-        uint64_t n = n_blocks - at < step ? n_blocks - at : step;
+    for (uint64_t at = 0; at < n_blocks && status == PR_OK; at += per_chunk) {
+        uint64_t n = n_blocks - at < per_chunk ? n_blocks - at : per_chunk;
         status = pr_model_file_read(file, t, at * type->block_bytes, chunk, (size_t)(n * type->block_bytes), err);
         if (status == PR_OK) pr_dequant(t->dtype, chunk, n * type->block_elems, out + at * type->block_elems);
     }

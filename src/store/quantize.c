@@ -9,11 +9,13 @@
  *   Q4_1   d = (max - min) / 15        q = floor((x - min) / d + 0.5) up to 15
  *
  * Division is by multiplying with 1/d in single precision, and codes are made
- * with d before it is rounded to a half. NaN becomes the lowest code.
+ * with d before it is rounded to a half. A block with an infinity or a NaN gets an
+ * infinite or NaN scale in Q8_0; in the other types NaN becomes the lowest code.
  */
 #include "store/quantize.h"
 
 #include <math.h>
+#include <stdint.h>
 
 enum { BLOCK = 32 };
 
@@ -22,20 +24,58 @@ static void put_half(uint8_t *out, float v) {
     memcpy(out, &h, sizeof h);
 }
 
-/* 1/d, or 0 for a block of zeros. */
-static float inverse(float d) { return d != 0 ? 1.0f / d : 0.0f; }
+/* 1/d, or 0 for a block of zeros (or of numbers too small to divide by). */
+static float inverse(float d) {
+    float id = 1.0f / d;
+    return isfinite(id) ? id : 0.0f;
+}
 
 /* Largest whole number below v, as a code of four bits. */
 static uint8_t code4(float v) { return v > 0 ? v < 15 ? (uint8_t)v : 15 : 0; }
 
-static void quantize_q8_0(const float *x, uint8_t *out) {
-    float top = 0;
-    for (int i = 0; i < BLOCK; i++) top = fabsf(x[i]) > top ? fabsf(x[i]) : top;
-    float d = top / 127, id = inverse(d);
-    put_half(out, d);
+/* Largest |x| of a block. Floats without sign compare like integers, which compilers turn into SIMD. */
+static float top_of(const float *x) {
+    int32_t top = 0;
     for (int i = 0; i < BLOCK; i++) {
-        float q = roundf(x[i] * id);
-        out[2 + i] = (uint8_t)(int8_t)(q > -127 ? q < 127 ? (int)q : 127 : -127);
+        int32_t bits;
+        memcpy(&bits, &x[i], sizeof bits);
+        bits &= INT32_MAX;
+        top = bits > top ? bits : top;
+    }
+    float v;
+    memcpy(&v, &top, sizeof v);
+    return v;
+}
+
+/* round(x * id), halves away from zero, up to 127. With the float before one half added, cutting off rounds exactly so,
+ * and in SIMD; roundf() is a call a number. The products are finite, and below 256: id is 1/d or 0. */
+static void codes8(const float *x, float id, uint8_t *out) {
+    const float half = 0x1.fffffep-2f;
+    for (int i = 0; i < BLOCK; i++) {
+        float v = x[i] * id;
+        int q = (int)(v + copysignf(half, v));
+        q = q < 127 ? q : 127;
+        out[i] = (uint8_t)(q > -127 ? q : -127);
+    }
+}
+
+/* Scale and codes of a block with the largest magnitude top; codes are made for the scale d. */
+static void put_q8_0(const float *x, float top, float d, uint8_t *out) {
+    put_half(out, d);
+    if (isfinite(top)) codes8(x, inverse(d), out + 2);
+    else memset(out + 2, 0, BLOCK);
+}
+
+static void quantize_q8_0(const float *x, uint8_t *out) {
+    float top = top_of(x);
+    put_q8_0(x, top, top / 127, out);
+}
+
+void pr_quantize_q8_0_near(const float *in, uint64_t n, void *out) {
+    uint8_t *at = out;
+    for (uint64_t i = 0; i < n; i += BLOCK, at += 2 + BLOCK) {
+        float top = top_of(in + i);
+        put_q8_0(in + i, top, pr_f16_to_f32(pr_f32_to_f16(top / 127)), at);
     }
 }
 

@@ -72,12 +72,29 @@ static void encodes_as_the_reference(void **state) {
     }
 }
 
+static void rounds_halves_away_from_zero(void **state) {
+    (void)state;
+    float numbers[32] = {127, 0.5f, -0.5f, 1.5f, -2.5f, 0x1.fffffep-2f, -0x1.fffffep-2f, 126.5f, -126.5f, 2.4999998f};
+    static const int8_t codes[10] = {127, 1, -1, 2, -3, 0, 0, 127, -127, 2}; /* the scale is 1 */
+    int8_t out[34];
+    pr_quantize(PR_Q8_0, numbers, 32, out);
+    assert_memory_equal(out + 2, codes, sizeof codes);
+    pr_quantize_q8_0_near(numbers, 32, out);
+    assert_memory_equal(out + 2, codes, sizeof codes);
+}
+
 static void encodes_what_is_no_number(void **state) {
     (void)state;
     static const pr_dtype types[] = {PR_Q8_0, PR_Q4_0, PR_Q4_1};
-    float numbers[32] = {NAN, INFINITY, -INFINITY, 1, -1};
+    float numbers[32] = {NAN, INFINITY, -INFINITY, 1, -1}, tiny[32] = {0x1p-140f, -0x1.63p-17f};
     uint8_t out[34];
-    for (size_t i = 0; i < 3; i++) pr_quantize(types[i], numbers, 32, out); /* the sanitizers look on */
+    for (size_t i = 0; i < 3; i++) {
+        pr_quantize(types[i], numbers, 32, out);
+        pr_quantize(types[i], tiny, 32, out);
+    }
+    pr_quantize_q8_0_near(numbers, 32, out);
+    pr_quantize_q8_0_near(tiny, 32, out);
+    assert_int_equal((int8_t)out[3], -127);
     assert_false(pr_quantize_takes(PR_Q4_K));
     assert_false(pr_quantize_takes(PR_I32));
 }
@@ -318,6 +335,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(decodes_as_the_reference),
         cmocka_unit_test(encodes_as_the_reference),
+        cmocka_unit_test(rounds_halves_away_from_zero),
         cmocka_unit_test(encodes_what_is_no_number),
         cmocka_unit_test(widens_plain_types),
         cmocka_unit_test(plans_every_type),
