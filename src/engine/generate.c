@@ -124,9 +124,10 @@ pr_status pr_session_generate(pr_session *session, const int32_t *prompt, size_t
     if (n_prompt == 0) return pr_fail(err, PR_ERR_ARG, "the prompt is empty");
     generation g = {.session = session, .opts = opts, .stats = stats, .start = pr_now()};
     pr_status st = generation_open(&g, err);
+    uint32_t before = session->kv.n_tokens;
     if (!st) st = pr_session_prefill(session, prompt, n_prompt, opts->cancel, err);
+    stats->n_prompt = session->kv.n_tokens - before;
     if (!st) {
-        stats->n_prompt = (uint32_t)n_prompt;
         stats->prefill_seconds = pr_now() - g.start;
         st = generate(&g, err);
     } else if (st == PR_ERR_CANCELLED) {

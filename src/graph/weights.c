@@ -178,9 +178,13 @@ pr_status pr_weights_load(pr_weights *w, const pr_graph *g, const pr_model_file 
     if (!st) {
         pr_team_run(team, load_thread, &l);
         st = (pr_status)atomic_load(&l.failed);
-        for (int t = 0; st && t < pr_team_size(team); t++)
-            if (l.errs[t].status && err) *err = l.errs[t];
+        for (int t = pr_team_size(team) - 1; st && t >= 0; t--) { /* several may have failed: one is told */
+            if (!l.errs[t].status) continue;
+            st = l.errs[t].status;
+            if (err) *err = l.errs[t];
+        }
     }
+    if (!st && progress) progress(progress_arg, 1); /* another thread may have been the last */
     if (!st) point_at_data(w, g);
     pr_free(l.chunks);
     pr_free(l.scratch);
