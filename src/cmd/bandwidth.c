@@ -4,8 +4,11 @@
  * Decoding reads every weight once a token, so the rate at which the machine
  * can read at all is the honest measure of a decode kernel. The loop below sums
  * 64-bit words; the compiler vectorizes it, and one core's loads outrun its
- * share of the memory bus long before the additions matter. Best of several
- * passes: a neighbour can only make it slower.
+ * share of the memory bus long before the additions matter.
+ *
+ * The buffer is far larger than the caches and read from end to end, but timed
+ * in slices of a few milliseconds, and the best slice counts: a neighbour takes
+ * the processor away for longer than that, and can only make a slice slower.
  */
 #include "cmd/bandwidth.h"
 
@@ -19,23 +22,24 @@
 #include "base/pool.h"
 #include "cmd/term.h"
 
-enum { CHUNK_BYTES = 1 << 20, PASSES = 6, CHUNKS_MIN = 64, CHUNKS_MAX = 1024 };
+enum { CHUNK_BYTES = 1 << 20, SLICE_CHUNKS = 64, SLICES_MIN = 2, SLICES_MAX = 16, PASSES = 6 };
 
 typedef struct reading {
     pr_team *team;
     uint64_t *words;
-    uint64_t *sums; /* [n_chunks]: keeps the loads alive */
-    uint32_t n_chunks;
+    uint64_t *sums; /* [n_slices * SLICE_CHUNKS]: keeps the loads alive */
+    uint32_t n_slices, slice;
 } reading;
 
 static void read_chunk(void *ctx, uint32_t chunk, int thread) {
     const reading *r = ctx;
     const size_t n = CHUNK_BYTES / sizeof *r->words;
-    const uint64_t *w = r->words + chunk * n;
+    const size_t at = (size_t)r->slice * SLICE_CHUNKS + chunk;
+    const uint64_t *w = r->words + at * n;
     uint64_t sum = 0;
     (void)thread;
     for (size_t i = 0; i < n; i++) sum += w[i];
-    r->sums[chunk] = sum;
+    r->sums[at] = sum;
 }
 
 static void touch_chunk(void *ctx, uint32_t chunk, int thread) {
@@ -45,31 +49,33 @@ static void touch_chunk(void *ctx, uint32_t chunk, int thread) {
     for (size_t i = 0; i < n; i++) r->words[chunk * n + i] = i;
 }
 
-static void read_all(void *ctx, int thread) {
+static void read_slice(void *ctx, int thread) {
     reading *r = ctx;
-    pr_team_for(r->team, thread, r->n_chunks, read_chunk, r);
+    pr_team_for(r->team, thread, SLICE_CHUNKS, read_chunk, r);
 }
 
 static void touch_all(void *ctx, int thread) {
     reading *r = ctx;
-    pr_team_for(r->team, thread, r->n_chunks, touch_chunk, r);
+    pr_team_for(r->team, thread, r->n_slices * SLICE_CHUNKS, touch_chunk, r);
 }
 
 /* In the child: bytes a second, or 0. */
 static double measure(int n_threads) {
+    const size_t slice_bytes = (size_t)SLICE_CHUNKS * CHUNK_BYTES;
     reading r = {0};
-    uint64_t fit = pr_ram_available() / 4 / CHUNK_BYTES;
+    uint64_t fit = pr_ram_available() / 4 / slice_bytes;
     double best = 0;
-    r.n_chunks = fit > CHUNKS_MAX ? CHUNKS_MAX : fit < CHUNKS_MIN ? CHUNKS_MIN : (uint32_t)fit;
-    size_t bytes = (size_t)r.n_chunks * CHUNK_BYTES;
+    r.n_slices = fit > SLICES_MAX ? SLICES_MAX : fit < SLICES_MIN ? SLICES_MIN : (uint32_t)fit;
+    size_t bytes = r.n_slices * slice_bytes;
     r.words = pr_map(PR_TAG_MISC, bytes);
-    r.sums = pr_calloc(PR_TAG_MISC, r.n_chunks, sizeof *r.sums);
+    r.sums = pr_calloc(PR_TAG_MISC, (size_t)r.n_slices * SLICE_CHUNKS, sizeof *r.sums);
     if (r.words && r.sums && pr_team_open(n_threads, 0, &r.team, NULL) == PR_OK) {
         pr_team_run(r.team, touch_all, &r);
-        for (int i = 0; i < PASSES; i++) {
+        for (uint32_t i = 0; i < PASSES * r.n_slices; i++) {
+            r.slice = i % r.n_slices;
             double start = pr_now();
-            pr_team_run(r.team, read_all, &r);
-            double rate = (double)bytes / (pr_now() - start);
+            pr_team_run(r.team, read_slice, &r);
+            double rate = (double)slice_bytes / (pr_now() - start);
             if (rate > best) best = rate;
         }
         pr_team_close(r.team);

@@ -209,7 +209,7 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
     char a[32], c[32];
     const pr_engine_info *i = &b->info;
     double off = ((double)b->peak_bytes / (double)i->peak_bytes - 1) * 100;
-    pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", i->name[0] ? i->name : i->path,
+    pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", pr__models_title(i),
                   pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
                   b->load.opts.exact ? ", exact" : "", i->n_threads);
     pr_str_printf(s, "load     %.2f s\n", b->load_seconds);

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "cmd/editor.h"
+#include "cmd/models.h"
 #include "cmd/term.h"
 
 typedef struct chat {
@@ -143,7 +144,7 @@ static void loop(chat *c) {
 static void greet(const pr_engine *engine) {
     pr_engine_info info;
     pr_engine_describe(engine, &info);
-    printf("%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", info.name[0] ? info.name : info.arch,
+    printf("%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", pr__models_title(&info),
            info.context_max);
 }
 

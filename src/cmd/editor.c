@@ -117,6 +117,7 @@ pr_line pr__editor_read(pr_editor *e, const char **line, bool *had_text) {
     int n = 0;
     fflush(stdout);
     el_resize(e->edit);
+    el_set(e->edit, EL_PREP_TERM, 1); /* before the prompt shows: what is typed at it must not meet a cooked terminal */
     const char *text = el_gets(e->edit, &n);
     *had_text = false;
     if (!text || n <= 0) {

@@ -45,7 +45,7 @@ typedef struct eval {
     int32_t *ids;
     size_t n_ids;
     uint64_t n_scored, n_agree, n_chunks;
-    float *kl; /* [n_ids] of the scored positions */
+    float *kl; /* of the scored positions */
     double kl_sum;
     pr_err err;
 } eval;
@@ -201,8 +201,9 @@ static pr_status read_tokens(eval *e) {
     if (e->n_ids < 2) return pr_fail(&e->err, PR_ERR_ARG, "%s: less than two tokens of text", e->text_name);
     if (e->window <= e->n_bos) return pr_fail(&e->err, PR_ERR_ARG, "--window: at least %zu tokens", e->n_bos + 1);
     if (!e->reference.engine) return PR_OK;
-    e->kl = pr_calloc(PR_TAG_MISC, e->n_ids, sizeof *e->kl);
-    return e->kl ? PR_OK : pr_fail_nomem(&e->err, "the divergences", e->n_ids * sizeof *e->kl);
+    size_t n_max = e->n_ids + (e->n_ids / (e->window - e->n_bos) + 1) * e->n_bos; /* all fed tokens */
+    e->kl = pr_calloc(PR_TAG_MISC, n_max, sizeof *e->kl);
+    return e->kl ? PR_OK : pr_fail_nomem(&e->err, "the divergences", n_max * sizeof *e->kl);
 }
 
 /* ---- telling ---- */

@@ -163,6 +163,9 @@ static pr_status not_found(const char *model, const char *dir, const pr_model_na
         return pr_fail(err, PR_ERR_NOTFOUND, "%.200s: no such file%s%.100s", model,
                        strchr(model, '/') ? "" : ", nor is it in ", strchr(model, '/') ? "" : dir);
     }
+    if (pr__models_known(model)) {
+        return pr_fail(err, PR_ERR_NOTFOUND, "%s is not here yet: `precis pull %s` fetches it", model, model);
+    }
     if (names->n)
         return pr_fail(err, PR_ERR_NOTFOUND, "no model \"%.100s\": there are %s (`precis pull` fetches more)", model,
                        list);
@@ -195,6 +198,11 @@ pr_status pr__models_resolve(const char *model, char **path, pr_err *err) {
     pr__models_names_free(&names);
     pr_free(dir);
     return status;
+}
+
+const char *pr__models_title(const pr_engine_info *info) {
+    const char *slash = strrchr(info->path, '/');
+    return info->name[0] ? info->name : slash && slash[1] ? slash + 1 : info->path;
 }
 
 void pr__models_name_file(const char *path, pr_err *err) {

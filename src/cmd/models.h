@@ -40,6 +40,9 @@ typedef struct pr_model_names {
 pr_status pr__models_names(const char *dir, pr_model_names *out, pr_err *err);
 void pr__models_names_free(pr_model_names *names);
 
+/* What to call a model to people: its own name, or the last part of its path. */
+const char *pr__models_title(const pr_engine_info *info);
+
 /* After a failure with the file at path: make the error name it, when it is about the file and does not name it yet. */
 void pr__models_name_file(const char *path, pr_err *err);
 

