@@ -1,6 +1,6 @@
 /*
- * What every instruction set shares: the exponential by its definition, and
- * the size of a KV page.
+ * What every instruction set shares: the exponential by its definition, the
+ * sizes of KV pages, and f32 pages, which are only copied.
  */
 #include "kernels/kernels.h"
 

@@ -88,7 +88,7 @@ static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
         b->s.got[i].l = 0;
     }
     for (int i = 0; i < TILES; i++) {
-        k->kv_load_f16(b->tiles + (size_t)i * pr_kv_tile_bytes(false, DIM), DIM, PR_KV_TOKENS, b->k, b->v);
+        k->kv_load_f16(b->tiles + (size_t)i * pr_kv_tile_bytes(PR_KV_FORM_F16, DIM), DIM, PR_KV_TOKENS, b->k, b->v);
         k->attend(b->s.q, b->s.got, b->s.lo, b->s.hi, b->s.n, DIM, b->k, b->v);
     }
 }
@@ -98,7 +98,7 @@ void bench_attend(void) {
     const pr_kernels *ref = pr_kernels_of(0);
     for (int c = 0; c < 5; c++) {
         bench_ctx b = {.s = {.n = counts[c], .dim = DIM}};
-        size_t bytes = pr_kv_tile_bytes(false, DIM);
+        size_t bytes = pr_kv_tile_bytes(PR_KV_FORM_F16, DIM);
         make_states(&b.s);
         memset(b.s.lo, 0, sizeof b.s.lo);
         memset(b.s.hi, PR_KV_TOKENS, sizeof b.s.hi);

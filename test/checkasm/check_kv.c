@@ -11,11 +11,15 @@ static uint32_t random_dim(void) {
     return random_below(2) ? usual[random_below(9)] : 1 + random_below(140);
 }
 
+static pr_kv_form form_of(bool q8) {
+    return q8 ? PR_KV_FORM_Q8 : PR_KV_FORM_F16;
+}
+
 static void check_store(const pr_kernels *ref, const pr_kernels *k, bool q8) {
     check_begin(q8 ? "kv_store_q8" : "kv_store_f16", k);
     for (int i = 0; i < ROUNDS; i++) {
         uint32_t dim = random_dim(), slot = random_below(PR_KV_TOKENS);
-        size_t bytes = pr_kv_tile_bytes(q8, dim);
+        size_t bytes = pr_kv_tile_bytes(form_of(q8), dim);
         uint8_t *want = guard_alloc(bytes), *got = guard_alloc(bytes);
         float *key = guard_alloc(dim * sizeof *key), *value = guard_alloc(dim * sizeof *value);
         random_floats(key, dim, (float_kind)(i % FLOAT_KINDS));
@@ -33,8 +37,8 @@ static void check_load(const pr_kernels *ref, const pr_kernels *k, bool q8) {
     for (int i = 0; i < ROUNDS; i++) {
         uint32_t dim = random_dim(), n = i % 3 == 0 ? PR_KV_TOKENS : 1 + random_below(PR_KV_TOKENS);
         size_t v_floats = (size_t)n * ((dim + 15) / 16 * 16), k_floats = (size_t)dim * PR_KV_TOKENS;
-        uint8_t *tile = guard_alloc(pr_kv_tile_bytes(q8, dim));
-        random_bytes(tile, pr_kv_tile_bytes(q8, dim));
+        uint8_t *tile = guard_alloc(pr_kv_tile_bytes(form_of(q8), dim));
+        random_bytes(tile, pr_kv_tile_bytes(form_of(q8), dim));
         float *want_k = guard_alloc(k_floats * sizeof(float)), *got_k = guard_alloc(k_floats * sizeof(float));
         float *want_v = guard_alloc(v_floats * sizeof(float)), *got_v = guard_alloc(v_floats * sizeof(float));
         (q8 ? ref->kv_load_q8 : ref->kv_load_f16)(tile, dim, n, want_k, want_v);
@@ -79,12 +83,12 @@ static void run_load(const pr_kernels *k, void *ctx, uint32_t part) {
 
 void bench_kv(void) {
     for (int q8 = 0; q8 < 2; q8++) {
-        bench_ctx b = {.q8 = q8, .tile = guard_alloc(pr_kv_tile_bytes(q8, DIM))};
+        bench_ctx b = {.q8 = q8, .tile = guard_alloc(pr_kv_tile_bytes(form_of(q8), DIM))};
         b.k = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
         b.v = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
         random_floats(b.k, (size_t)DIM * PR_KV_TOKENS, FLOATS_PLAIN);
         random_floats(b.v, (size_t)DIM * PR_KV_TOKENS, FLOATS_PLAIN);
-        double bytes = (double)pr_kv_tile_bytes(q8, DIM);
+        double bytes = (double)pr_kv_tile_bytes(form_of(q8), DIM);
         bench_case(q8 ? "kv_store_q8.64x32" : "kv_store_f16.64x32", run_store, &b, 1, bytes, 0);
         bench_case(q8 ? "kv_load_q8.64x32" : "kv_load_f16.64x32", run_load, &b, 1, bytes, 0);
         guard_free_all();

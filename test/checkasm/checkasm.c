@@ -2,7 +2,7 @@
  * checkasm: command line, reporting and timing. See checkasm.h.
  *
  *   checkasm [--seed N]         check every table this machine can run
- *   checkasm --bench [FILTER]   time the functions whose name has FILTER in it
+ *   checkasm --bench [FILTER]   time the functions whose NAME.ISA has FILTER in it
  *
  * The report is TAP-like: "ok NAME.ISA", "not ok NAME.ISA", "SKIPPED ISA ...".
  */
@@ -175,18 +175,17 @@ static double time_one(const pr_kernels *k, bench_fn *run, void *ctx, uint32_t p
 }
 
 void bench_case(const char *name, bench_fn *run, void *ctx, uint32_t scalar_part, double bytes, double macs) {
-    if (bench_filter != NULL && strstr(name, bench_filter) == NULL) {
-        return;
-    }
     double scalar = 0.0;
     for (int i = 0; i < N_ISAS; i++) {
         const pr_kernels *k = pr_kernels_of(isas[i].isa);
-        if (k == NULL) {
+        char full[64];
+        snprintf(full, sizeof full, "%s.%s", name, isas[i].name);
+        if (k == NULL || (bench_filter != NULL && strstr(full, bench_filter) == NULL)) {
             continue;
         }
         double ns = time_one(k, run, ctx, i == 0 ? scalar_part : 1);
         scalar = i == 0 ? ns : scalar;
-        printf("%-22s %-7s %12.0f ns", name, k->name, ns);
+        printf("%-29s %12.0f ns", full, ns);
         if (bytes > 0) {
             printf(" %7.1f GB/s", bytes / ns);
         } else {
@@ -197,7 +196,10 @@ void bench_case(const char *name, bench_fn *run, void *ctx, uint32_t scalar_part
         } else {
             printf("              -");
         }
-        printf(" %7.1fx\n", scalar / ns);
+        if (scalar > 0) {
+            printf(" %7.1fx", scalar / ns);
+        }
+        printf("\n");
         fflush(stdout);
     }
 }

@@ -24,7 +24,7 @@ PR_INLINE __m512 load_w(pr_pack pack, const uint8_t *column) {
 
 PR_INLINE void span_of(pr_pack pack, int tiles, int tokens, const pr__mm_span *s) {
     const size_t column = pack == PR_PACK_F32 ? 64 : 32;
-    __m512 acc[4][TOKENS];
+    __m512 acc[2][TOKENS];
     for (int i = 0; i < tiles; i++) {
         for (int t = 0; t < tokens; t++) {
             const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
@@ -33,7 +33,7 @@ PR_INLINE void span_of(pr_pack pack, int tiles, int tokens, const pr__mm_span *s
     }
     const uint8_t *w = s->w, *x = s->x;
     for (uint32_t c = 0; c < s->n_units; c++, w += column, x += sizeof(float)) {
-        __m512 wc[4];
+        __m512 wc[2];
         for (int i = 0; i < tiles; i++) {
             prefetch(w + (size_t)i * s->w_stride + s->ahead, 1);
             wc[i] = load_w(pack, w + (size_t)i * s->w_stride);
@@ -70,16 +70,10 @@ PR_INLINE void span_tiles(pr_pack pack, int tiles, const pr__mm_span *s, uint32_
 }
 
 PR_INLINE void span_any(pr_pack pack, const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens) {
-    if (n_tiles == 4 && n_tokens == 1) {
-        span_of(pack, 4, 1, span);
-        return;
-    }
-    pr__mm_span s = *span;
-    for (; n_tiles >= 2; n_tiles -= 2, s.w += 2 * s.w_stride, s.y += 2 * PR_TILE_ROWS) {
-        span_tiles(pack, 2, &s, n_tokens);
-    }
-    if (n_tiles == 1) {
-        span_tiles(pack, 1, &s, n_tokens);
+    if (n_tiles == 2) {
+        span_tiles(pack, 2, span, n_tokens);
+    } else {
+        span_tiles(pack, 1, span, n_tokens);
     }
 }
 
@@ -152,7 +146,7 @@ static void walk_panel(const pr_mm_args *args, uint32_t unit_cols, uint32_t w_un
 static void walk_direct(const pr_mm_args *args, uint32_t w_unit, pr__mm_span_fn *span) {
     pr__mm_plan plan = {
         .unit_cols = 1, .w_unit = w_unit, .x_unit = 4, .slice = SLICE,
-        .tiles = args->n_tokens == 1 ? 4 : 2, .tokens = TOKENS, .span = span,
+        .tiles = 2, .tokens = TOKENS, .span = span,
     };
     pr__mm_walk(args, &plan);
 }

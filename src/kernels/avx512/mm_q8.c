@@ -10,11 +10,11 @@
 #include "kernels/avx512/simd.h"
 #include "kernels/mm_walk.h"
 
-enum { TOKENS = 6, BLOCK_BYTES = 544, SLICE = 32 };
+enum { TOKENS = 6, TOKENS_FEW = 12, BLOCK_BYTES = 544, SLICE = 32 };
 
 PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
     const __m512i flip = _mm512_set1_epi8(-128);
-    __m512 acc[2][TOKENS];
+    __m512 acc[2][TOKENS_FEW];
     for (int i = 0; i < tiles; i++) {
         for (int t = 0; t < tokens; t++) {
             const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
@@ -23,7 +23,7 @@ PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
     }
     const uint8_t *w = s->w, *x = s->x;
     for (uint32_t b = 0; b < s->n_units; b++, w += BLOCK_BYTES, x += sizeof(pr_qblock)) {
-        __m512i isum[2][TOKENS];
+        __m512i isum[2][TOKENS_FEW];
         for (int t = 0; t < tokens; t++) {
             const pr_qblock *xb = (const pr_qblock *)(const void *)(x + (size_t)t * s->x_stride);
             for (int i = 0; i < tiles; i++) {
@@ -73,6 +73,19 @@ PR_INLINE void span_tiles(int tiles, const pr__mm_span *s, uint32_t n_tokens) {
     }
 }
 
+static void span_few(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    (void)n_tiles; /* the plan asks for one */
+    switch (n_tokens) {
+    case 7: span_of(1, 7, s); break;
+    case 8: span_of(1, 8, s); break;
+    case 9: span_of(1, 9, s); break;
+    case 10: span_of(1, 10, s); break;
+    case 11: span_of(1, 11, s); break;
+    case 12: span_of(1, 12, s); break;
+    default: span_tiles(1, s, n_tokens); break;
+    }
+}
+
 static void span_q8(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens) {
     if (n_tiles == 2) {
         span_tiles(2, span, n_tokens);
@@ -82,9 +95,14 @@ static void span_q8(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens
 }
 
 void pr__avx512_mm_q8_q8(const pr_mm_args *args) {
-    static const pr__mm_plan plan = {
+    pr__mm_plan plan = {
         .unit_cols = PR_BLOCK, .w_unit = BLOCK_BYTES, .x_unit = sizeof(pr_qblock), .slice = SLICE,
         .tiles = 2, .tokens = TOKENS, .span = span_q8,
     };
+    if (args->n_tokens <= TOKENS_FEW) {
+        plan.tiles = 1;
+        plan.tokens = TOKENS_FEW;
+        plan.span = span_few;
+    }
     pr__mm_walk(args, &plan);
 }
