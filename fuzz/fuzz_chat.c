@@ -25,6 +25,7 @@ static const pr_chat_template *pick(unsigned n) {
         for (char *name = strtok_r(names, ", ()", &next); name; name = strtok_r(NULL, ", ()", &next))
             all[n_all++] = pr_chat_by_name(name);
     }
+    if (!n_all) abort();
     return all[n % n_all];
 }
 

@@ -15,7 +15,6 @@
 #include "text/internal.h"
 
 #define IDS_MAX 65536
-#define MARK    "\xe2\x96\x81"
 #define N_BPE   (sizeof pres / sizeof *pres)
 
 static const char *const pres[] = {
@@ -80,9 +79,22 @@ static void build_bpe(void) {
 }
 
 static void build_spm(void) {
-    static const char *const words[] = {"<unk>",  "<s>", "</s>", MARK,       "t",        "h",         "e",
-                                        MARK "t", "th",  "the",  MARK "the", ("e" MARK), (MARK MARK), "\xc3\xa9"};
-    static const char *const merges[] = {"t h", "th e", MARK " t", MARK " the", ("e " MARK)};
+    /* U+2581 written out: joined strings in a list look like a forgotten comma */
+    static const char *const words[] = {"<unk>",
+                                        "<s>",
+                                        "</s>",
+                                        "\xe2\x96\x81",
+                                        "t",
+                                        "h",
+                                        "e",
+                                        "\xe2\x96\x81t",
+                                        "th",
+                                        "the",
+                                        "\xe2\x96\x81the",
+                                        "e\xe2\x96\x81",
+                                        "\xe2\x96\x81\xe2\x96\x81",
+                                        "\xc3\xa9"};
+    static const char *const merges[] = {"t h", "th e", "\xe2\x96\x81 t", "\xe2\x96\x81 the", "e \xe2\x96\x81"};
     enum { N_WORDS = sizeof words / sizeof *words, N_MERGES = sizeof merges / sizeof *merges };
     static char bytes[256][8];
     pr_text_ref tokens[N_WORDS + 256], merge_refs[N_MERGES];

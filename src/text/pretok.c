@@ -178,7 +178,7 @@ static void pcre_free(void *p, void *arg) {
 }
 
 static pr_status compile(const pr_pretok *p, const char *pattern, pcre2_code **out, pr_err *err) {
-    char *translated;
+    char *translated = NULL;
     pr_status status = pr__pattern_translate(pattern, &translated, err);
     if (status) return status;
     pcre2_compile_context *context = pcre2_compile_context_create(p->general);
