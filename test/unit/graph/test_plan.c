@@ -71,7 +71,8 @@ static void read_value(board *b, pr_node_id by, pr_node_id id) {
     for (; b->g->nodes[of].op == PR_OP_SLICE; of = b->g->nodes[of].in[0]) first += b->g->nodes[of].attr.first;
     for (uint32_t r = 0; r < row_count(b, n); r++) {
         for (uint32_t c = 0; c < cells_of_row(n); c++) {
-            const cell *at = &b->cells[cell_at(b, id, r, c)];
+            size_t i = cell_at(b, id, r, c);
+            const cell *at = &b->cells[i < b->n_cells ? i : b->n_cells]; /* one more cell, always empty */
             if (at->value != of || at->row != r || at->col != first + c) complain(b, "overwritten before read", by, id);
         }
     }
@@ -189,7 +190,7 @@ static const char *check_plan(const pr_graph *g, const pr_plan *plan, uint32_t r
     b.n_cells = plan->arena_bytes / 4;
     b.cells = pr_calloc(PR_TAG_MISC, b.n_cells + 1, sizeof *b.cells);
     assert_non_null(b.cells);
-    for (size_t i = 0; i < b.n_cells; i++) b.cells[i].value = EMPTY;
+    for (size_t i = 0; i <= b.n_cells; i++) b.cells[i].value = EMPTY;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const pr_node *n = &g->nodes[i];
         if (n->op == PR_OP_SLICE || n->once) continue;
