@@ -11,10 +11,11 @@
  *                           or in Metaspace
  *
  * Any step that would change the result and has no place there is refused by
- * its name: a tokenizer that is nearly right is worse than none. Two things are let
- * through. NFC normalization is ignored, as GGUF readers do, since text is nearly always
- * in that form. Metaspace's `split` makes no difference, since no merge
- * learned with it crosses a space.
+ * its name: a tokenizer that is nearly right is worse than none. What is let through:
+ * NFC normalization is ignored, as GGUF readers do, since text is nearly always in
+ * that form; Metaspace puts no mark before a text that begins with a space, here it
+ * gets one; and its `split` makes no difference, since no merge learned with it
+ * crosses a space.
  *
  * Token texts are borrowed from the JSON until pr_vocab_build() has copied them.
  */
@@ -335,6 +336,18 @@ static pr_status read_pipeline(builder *b, pr_err *err) {
 
 /* ---- special tokens ---- */
 
+/* A token before or after the text. The one before it is BOS, whatever other files call so. */
+static pr_status template_token(builder *b, const char *text, bool after, pr_err *err) {
+    int32_t id = find_token(b, text);
+    bool *add = after ? &b->spec.add_eos : &b->spec.add_bos;
+    if (id < 0) return pr_fail(err, PR_ERR_FORMAT, "post_processor adds \"%.64s\", which is no token", text);
+    bool other_end = after && b->spec.eos >= 0 && b->spec.eos != id;
+    if (*add || other_end) return refuse("post_processor that adds", text, err);
+    *add = true;
+    *(after ? &b->spec.eos : &b->spec.bos) = id;
+    return PR_OK;
+}
+
 static pr_status template_step(builder *b, const json_t *step, pr_err *err) {
     if (is_type(step, "ByteLevel")) return PR_OK; /* about offsets only */
     if (!is_type(step, "TemplateProcessing")) return refuse("post_processor", type_of(step), err);
@@ -343,13 +356,9 @@ static pr_status template_step(builder *b, const json_t *step, pr_err *err) {
     for (size_t i = 0; i < json_array_size(single); i++) {
         const json_t *item = json_array_get(single, i);
         const char *special = json_string_value(json_object_get(json_object_get(item, "SpecialToken"), "id"));
-        if (!special) {
-            seen_text = true;
-            continue;
-        }
-        int32_t *id = seen_text ? &b->spec.eos : &b->spec.bos;
-        *(seen_text ? &b->spec.add_eos : &b->spec.add_bos) = true;
-        if (*id < 0) *id = find_token(b, special);
+        pr_status status = special ? template_token(b, special, seen_text, err) : PR_OK;
+        if (status != PR_OK) return status;
+        seen_text = seen_text || !special;
     }
     return PR_OK;
 }

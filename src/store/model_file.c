@@ -228,11 +228,10 @@ static pr_status read_plain(pr_model_file *file, pr_err *err) {
     if (status != PR_OK) return status;
     size_t n = plain.size < sizeof head ? (size_t)plain.size : sizeof head;
     status = pr_file_read(&plain, 0, head, n, err);
-    uint64_t size = plain.size;
     pr_file_close(&plain);
     if (status != PR_OK) return status;
     if (n >= 4 && memcmp(head, "GGUF", 4) == 0) return pr__gguf_read(file, err);
-    if (n > 9 && head[8] == '{' && pr__le64(head) < size) return pr__safetensors_read(file, err);
+    if (n > 9 && head[8] == '{' && pr__le64(head) <= PR__ST_HEADER_MAX) return pr__safetensors_read(file, err);
     return refuse(head, n, err);
 }
 

@@ -8,7 +8,8 @@
 #include "base/arena.h"
 #include "store/model_file.h"
 
-#define PR__TENSORS_MAX (1u << 20)
+#define PR__TENSORS_MAX   (1u << 20)
+#define PR__ST_HEADER_MAX ((uint64_t)100 << 20) /* JSON before the data of a .safetensors */
 
 /* Value types by their numbers in a GGUF file; values made from JSON use the same encoding. */
 enum {

@@ -19,7 +19,6 @@
 #include "base/str.h"
 #include "store/model_file_impl.h"
 
-#define HEADER_MAX     ((uint64_t)100 << 20)
 #define CONFIG_MAX     ((size_t)16 << 20)
 #define SHARDS_MAX     1000
 #define NAME_MAX_BYTES 512
@@ -265,7 +264,7 @@ static pr_status read_file(pr_model_file *file, uint32_t shard, pr_err *err) {
     status = pr_file_read(in, 0, head, sizeof head, err);
     if (status != PR_OK) goto done;
     uint64_t len = pr__le64(head);
-    if (len < 2 || len > in->size - 8 || len > HEADER_MAX) {
+    if (len < 2 || len > in->size - 8 || len > PR__ST_HEADER_MAX) {
         status = pr_fail(err, PR_ERR_FORMAT,
                          "not a safetensors file: a header of %" PRIu64 " bytes in a file of %" PRIu64, len, in->size);
         goto done;
@@ -330,7 +329,7 @@ static pr_status list_files(pr_model_file *file, pr_err *err) {
                        file->dir);
     }
     json_t *root = NULL;
-    pr_status status = pr_json_load(index, HEADER_MAX, &root, err);
+    pr_status status = pr_json_load(index, PR__ST_HEADER_MAX, &root, err);
     if (status != PR_OK) return status;
     status = list_shards(file, root, err);
     json_decref(root);

@@ -317,6 +317,22 @@ static void reads_byte_level_bpe(void **state) {
     pr_vocab_free(v);
 }
 
+static void templates_name_bos_and_eos(void **state) {
+    (void)state;
+    const char *tokenizer =
+        "{\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true}]," BYTE_LEVEL "," MODEL
+        ",\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":\"<s>\"}},"
+        "{\"Sequence\":{\"id\":\"A\"}},{\"SpecialToken\":{\"id\":\"b\"}}]}}";
+    pr_vocab *v = json_vocab(tokenizer, "{\"bos_token\":\"a\"}");
+    pr_err err = {0};
+    assert_string_equal(ids_of(v, "a", PR_TOKENIZE_BOS), "5 0 1");
+    assert_int_equal(pr_vocab_bos(v), 5);
+    assert_int_equal(pr_vocab_eos(v), 1);
+    pr_vocab_free(v);
+    assert_int_equal(from_json(tokenizer, "{\"eos_token\":\"a\"}", &v, &err), PR_ERR_UNSUPPORTED);
+    assert_non_null(strstr(err.text, "post_processor that adds \"b\""));
+}
+
 static void obeys_add_bos_of_the_config(void **state) {
     (void)state;
     const char *tokenizer = "{\"added_tokens\":[{\"id\":5,\"content\":\"<s>\",\"special\":true}]," BYTE_LEVEL "," MODEL
@@ -435,9 +451,54 @@ static const struct {
      PR_ERR_FORMAT, "Split without pattern"},
     {"{" MODEL "}", PR_ERR_UNSUPPORTED, "neither ByteLevel nor"},
     {"{\"pre_tokenizer\":{\"type\":\"Digits\"}," SPM_MODEL "}", PR_ERR_UNSUPPORTED, "pre_tokenizer \"Digits\""},
+#define TEMPLATE(items)                                                                                                \
+    "{\"added_tokens\":[{\"id\":5,\"content\":\"<s>\"}],\"post_processor\":{\"type\":\"TemplateProcessing\","          \
+    "\"single\":[" items "]}," BYTE_LEVEL "," MODEL "}"
+#define SPECIAL(text) "{\"SpecialToken\":{\"id\":\"" text "\"}}"
+    {TEMPLATE(SPECIAL("<x>")), PR_ERR_FORMAT, "post_processor adds \"<x>\""},
+    {TEMPLATE(SPECIAL("<s>") "," SPECIAL("a")), PR_ERR_UNSUPPORTED, "post_processor that adds \"a\""},
+    {TEMPLATE("{\"Sequence\":{}}," SPECIAL("a") "," SPECIAL("a")), PR_ERR_UNSUPPORTED,
+     "post_processor that adds \"a\""},
+#undef SPECIAL
+#undef TEMPLATE
     {"{\"post_processor\":{\"type\":\"BertProcessing\"}," BYTE_LEVEL "," MODEL "}", PR_ERR_UNSUPPORTED,
      "post_processor \"BertProcessing\""},
 };
+
+/* Pipelines as an independent implementation runs them: test/goldens/tokenizers/, by tools/goldens/pipelines.py. */
+static void runs_pipelines_as_the_reference(void **state) {
+    (void)state;
+    static const char *const names[] = {"gpt2",    "llama3", "removed", "deepseek", "falcon",
+                                        "strings", "whole",  "prepend", "gemma",    "metaspace"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char file_path[64];
+        json_t *golden;
+        pr_vocab *v;
+        pr_err err = {0};
+        snprintf(file_path, sizeof file_path, "test/goldens/tokenizers/%s.json", names[i]);
+        if (pr_json_load(file_path, 1 << 20, &golden, &err) != PR_OK) fail_msg("%s", err.text);
+        pr__vocab_json in = {.tokenizer = json_object_get(golden, "tokenizer"), .bos_id = -1, .eos_id = -1};
+        if (pr__vocab_from_json(&in, &v, &err) != PR_OK) fail_msg("%s: %s", names[i], err.text);
+        const json_t *texts = json_object_get(golden, "texts"), *all_ids = json_object_get(golden, "ids");
+        assert_true(json_array_size(texts) > 5);
+        for (size_t k = 0; k < json_array_size(texts); k++) {
+            const json_t *ids = json_array_get(all_ids, k);
+            const char *text = json_string_value(json_array_get(texts, k));
+            pr_str want = {0};
+            pr_str_puts(&want, "");
+            for (size_t j = 0; j < json_array_size(ids); j++) {
+                pr_str_printf(&want, "%s%lld", j ? " " : "", (long long)json_integer_value(json_array_get(ids, j)));
+            }
+            const char *got = ids_of(v, text, 0);
+            if (strcmp(got, want.len ? want.data : "") != 0) {
+                fail_msg("%s, \"%s\": %s, not %s", names[i], text, got, want.data);
+            }
+            pr_str_free(&want);
+        }
+        pr_vocab_free(v);
+        json_decref(golden);
+    }
+}
 
 static void refuses_other_pipelines(void **state) {
     (void)state;
@@ -501,7 +562,7 @@ static void every_allocation_may_fail(void **state) {
 /* The conformance vectors of a vocabulary: texts between marks in .inp, their ids line by line in .out. */
 static void check_vectors(const char *name) {
     static const char mark[] = "\n__ggml_vocab_test__\n";
-    char file_path[512], *inp, *out, *chat_template;
+    char file_path[64], *inp, *out, *chat_template;
     size_t len;
     pr_model_file *f;
     pr_err err = {0};
@@ -599,9 +660,11 @@ int main(void) {
         cmocka_unit_test(phi3_tokens_swallow_spaces),
         cmocka_unit_test(refuses_bad_gguf_vocabularies),
         cmocka_unit_test(reads_byte_level_bpe),
+        cmocka_unit_test(templates_name_bos_and_eos),
         cmocka_unit_test(obeys_add_bos_of_the_config),
         cmocka_unit_test(applies_splits_in_order),
         cmocka_unit_test(reads_sentencepiece_like_bpe),
+        cmocka_unit_test(runs_pipelines_as_the_reference),
         cmocka_unit_test(refuses_other_pipelines),
         cmocka_unit_test(deep_sequences_are_refused),
         cmocka_unit_test(every_allocation_may_fail),

@@ -214,6 +214,8 @@ static void truncation_never_crashes(void **state) {
     for (size_t n = 0; n < b.n; n++) {
         blob_save_part(&b, n, in_folder("model.safetensors"));
         refused(folder, PR_ERR_FORMAT, "model.safetensors");
+        refused(in_folder("model.safetensors"), PR_ERR_FORMAT,
+                n ? n > 9 ? "safetensors" : "not a GGUF" : "it is empty");
     }
 }
 
