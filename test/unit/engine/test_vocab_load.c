@@ -57,19 +57,8 @@ static const char *ids_of(const pr_vocab *v, const char *text, unsigned flags) {
 /* ---- GGUF ---- */
 
 enum { N = 12 };
-static const char *const spm_tokens[N] = {"<unk>",
-                                          "<s>",
-                                          "</s>",
-                                          "<0x0A>",
-                                          "\xe2\x96\x81",
-                                          "a",
-                                          "b",
-                                          "\xe2\x96\x81"
-                                          "a",
-                                          "ab",
-                                          "<x>",
-                                          "<y>",
-                                          "c"};
+static const char *const spm_tokens[N] = {
+    "<unk>", "<s>", "</s>", "<0x0A>", "\xe2\x96\x81", "a", "b", "\xe2\x96\x81\x61", "ab", "<x>", "<y>", "c"};
 static const float spm_scores[N] = {0, 0, 0, 0, -4, -5, -6, -1, -2, 0, 0, -9};
 static const int32_t spm_types[N] = {2, 3, 3, 6, 1, 1, 1, 1, 1, 4, 5, 0};
 static const char *const bpe_tokens[4] = {"a", "b", "ab", "<e>"};
