@@ -40,9 +40,7 @@ uint32_t pr_cpu_detect(void) {
 
 #else
 
-uint32_t pr_cpu_detect(void) {
-    return 0;
-}
+uint32_t pr_cpu_detect(void) { return 0; }
 
 #endif
 

@@ -12,16 +12,16 @@
 #ifndef PRECIS_KERNELS_EXP_H
 #define PRECIS_KERNELS_EXP_H
 
-#define PR_EXP_LO (-87.3f)
-#define PR_EXP_HI (88.7f)
-#define PR_EXP_MAGIC 0x1.8p23f
-#define PR_EXP_LOG2E 0x1.715476p+0f
+#define PR_EXP_LO     (-87.3f)
+#define PR_EXP_HI     (88.7f)
+#define PR_EXP_MAGIC  0x1.8p23f
+#define PR_EXP_LOG2E  0x1.715476p+0f
 #define PR_EXP_LN2_HI 0x1.62e43p-1f
 #define PR_EXP_LN2_LO (-0x1.05c61p-29f)
-#define PR_EXP_C2 0x1.fffffcp-2f
-#define PR_EXP_C3 0x1.555492p-3f
-#define PR_EXP_C4 0x1.5558f2p-5f
-#define PR_EXP_C5 0x1.123ap-7f
-#define PR_EXP_C6 0x1.6a2402p-10f
+#define PR_EXP_C2     0x1.fffffcp-2f
+#define PR_EXP_C3     0x1.555492p-3f
+#define PR_EXP_C4     0x1.5558f2p-5f
+#define PR_EXP_C5     0x1.123ap-7f
+#define PR_EXP_C6     0x1.6a2402p-10f
 
 #endif

@@ -23,8 +23,8 @@
 
 /* ISA bits, for --cpumask. Each implies what stands before it in its family. */
 enum {
-    PR_CPU_AVX2 = 1,   /* AVX2, FMA, F16C */
-    PR_CPU_AVX512 = 2  /* AVX-512 F, BW, VL, DQ and VNNI */
+    PR_CPU_AVX2 = 1,  /* AVX2, FMA, F16C */
+    PR_CPU_AVX512 = 2 /* AVX-512 F, BW, VL, DQ and VNNI */
 };
 uint32_t pr_cpu_detect(void);
 

@@ -61,9 +61,7 @@ static void slice_of_tiles(const walk *k, uint32_t tile, uint32_t n_tiles, uint3
     }
 }
 
-static uint32_t at_most(uint32_t n, uint32_t most) {
-    return n < most ? n : most;
-}
+static uint32_t at_most(uint32_t n, uint32_t most) { return n < most ? n : most; }
 
 void pr__mm_walk(const pr_mm_args *args, const pr__mm_plan *plan) {
     uint32_t n_units = args->cols / plan->unit_cols;

@@ -15,12 +15,9 @@
 #include <math.h>
 #include <string.h>
 
-enum {
-    Q8_BLOCK_BYTES = 2 * PR_TILE_ROWS + PR_BLOCK * PR_TILE_ROWS,     /* 544 */
-    Q4_BLOCK_BYTES = 4 * PR_TILE_ROWS + PR_BLOCK / 2 * PR_TILE_ROWS, /* 320 */
-    CELL = 4 /* consecutive columns of a row that stay together */
-};
-_Static_assert(Q8_BLOCK_BYTES == 544 && Q4_BLOCK_BYTES == 320, "block sizes are part of the layout");
+enum { CELL = 4 /* consecutive columns of a row that stay together */ };
+_Static_assert(PR_Q8_BLOCK_BYTES == 2 * PR_TILE_ROWS + PR_BLOCK * PR_TILE_ROWS, "scales, then a byte a number");
+_Static_assert(PR_Q4_BLOCK_BYTES == 4 * PR_TILE_ROWS + PR_BLOCK / 2 * PR_TILE_ROWS, "scales, minima, half a byte");
 
 const char *pr_pack_name(pr_pack pack) {
     static const char *const names[PR_PACK_COUNT] = {"f32", "f16", "bf16", "q8", "q4"};
@@ -30,35 +27,24 @@ const char *pr_pack_name(pr_pack pack) {
 size_t pr_pack_tile_bytes(pr_pack pack, uint32_t cols) {
     size_t n = cols;
     switch (pack) {
-    case PR_PACK_F32:
-        return n * PR_TILE_ROWS * 4;
+    case PR_PACK_F32: return n * PR_TILE_ROWS * 4;
     case PR_PACK_F16:
-    case PR_PACK_BF16:
-        return n * PR_TILE_ROWS * 2;
-    case PR_PACK_Q8:
-        return n / PR_BLOCK * Q8_BLOCK_BYTES;
-    case PR_PACK_Q4:
-        return n / PR_BLOCK * Q4_BLOCK_BYTES;
-    case PR_PACK_COUNT:
-        break;
+    case PR_PACK_BF16: return n * PR_TILE_ROWS * 2;
+    case PR_PACK_Q8: return n / PR_BLOCK * PR_Q8_BLOCK_BYTES;
+    case PR_PACK_Q4: return n / PR_BLOCK * PR_Q4_BLOCK_BYTES;
+    case PR_PACK_COUNT: break;
     }
     return 0;
 }
 
 bool pr_pack_takes(pr_pack pack, pr_dtype src) {
     switch (pack) {
-    case PR_PACK_F32:
-        return src == PR_F32;
-    case PR_PACK_F16:
-        return src == PR_F16;
-    case PR_PACK_BF16:
-        return src == PR_BF16;
-    case PR_PACK_Q8:
-        return src == PR_Q8_0;
-    case PR_PACK_Q4:
-        return src == PR_Q4_1 || src == PR_Q4_0;
-    case PR_PACK_COUNT:
-        break;
+    case PR_PACK_F32: return src == PR_F32;
+    case PR_PACK_F16: return src == PR_F16;
+    case PR_PACK_BF16: return src == PR_BF16;
+    case PR_PACK_Q8: return src == PR_Q8_0;
+    case PR_PACK_Q4: return src == PR_Q4_1 || src == PR_Q4_0;
+    case PR_PACK_COUNT: break;
     }
     return false;
 }
@@ -69,16 +55,18 @@ static uint16_t load_u16(const uint8_t *p) {
     return v;
 }
 
-static void store_u16(uint8_t *p, uint16_t v) {
-    memcpy(p, &v, sizeof v);
-}
+static void store_u16(uint8_t *p, uint16_t v) { memcpy(p, &v, sizeof v); }
 
 /* Offsets inside a block: the scale and minimum (Q4) of row r, and the byte that holds its column c. Q4 keeps
  * columns c and c + 16 in one byte, so there c < 16. */
 static size_t at_scale(uint32_t r) { return 2 * r; }
 static size_t at_min(uint32_t r) { return 2 * (PR_TILE_ROWS + r); }
-static size_t at_q8(uint32_t c, uint32_t r) { return 2 * PR_TILE_ROWS + (c / CELL * PR_TILE_ROWS + r) * CELL + c % CELL; }
-static size_t at_q4(uint32_t c, uint32_t r) { return 4 * PR_TILE_ROWS + (c / CELL * PR_TILE_ROWS + r) * CELL + c % CELL; }
+static size_t at_q8(uint32_t c, uint32_t r) {
+    return 2 * PR_TILE_ROWS + (c / CELL * PR_TILE_ROWS + r) * CELL + c % CELL;
+}
+static size_t at_q4(uint32_t c, uint32_t r) {
+    return 4 * PR_TILE_ROWS + (c / CELL * PR_TILE_ROWS + r) * CELL + c % CELL;
+}
 
 static void pack_2byte(const void *const *rows, uint32_t n_rows, uint32_t cols, uint8_t *tile) {
     if (n_rows < PR_TILE_ROWS) {
@@ -132,7 +120,7 @@ static void pack_q4_0(const uint8_t *src, uint8_t *block, uint32_t r) {
 
 static void pack_blocks(pr_pack pack, pr_dtype src, const void *const *rows, uint32_t n_rows, uint32_t cols,
                         uint8_t *tile) {
-    size_t block_bytes = pack == PR_PACK_Q8 ? Q8_BLOCK_BYTES : Q4_BLOCK_BYTES;
+    size_t block_bytes = pack == PR_PACK_Q8 ? PR_Q8_BLOCK_BYTES : PR_Q4_BLOCK_BYTES;
     size_t src_bytes = pr_dtype_get(src)->block_bytes;
     if (n_rows < PR_TILE_ROWS) {
         memset(tile, 0, pr_pack_tile_bytes(pack, cols));
@@ -156,19 +144,12 @@ void pr_pack_tile(pr_pack pack, pr_dtype src, const void *const rows[PR_TILE_ROW
                   void *tile) {
     assert(pr_pack_takes(pack, src));
     switch (pack) {
-    case PR_PACK_F32:
-        pack_4byte(rows, n_rows, cols, tile);
-        break;
+    case PR_PACK_F32: pack_4byte(rows, n_rows, cols, tile); break;
     case PR_PACK_F16:
-    case PR_PACK_BF16:
-        pack_2byte(rows, n_rows, cols, tile);
-        break;
+    case PR_PACK_BF16: pack_2byte(rows, n_rows, cols, tile); break;
     case PR_PACK_Q8:
-    case PR_PACK_Q4:
-        pack_blocks(pack, src, rows, n_rows, cols, tile);
-        break;
-    case PR_PACK_COUNT:
-        break;
+    case PR_PACK_Q4: pack_blocks(pack, src, rows, n_rows, cols, tile); break;
+    case PR_PACK_COUNT: break;
     }
 }
 
@@ -256,27 +237,26 @@ void pr_pack_tile_f32(pr_pack pack, const float *const rows[PR_TILE_ROWS], uint3
             break;
         case PR_PACK_Q8:
             for (size_t b = 0; b < cols / PR_BLOCK; b++) {
-                round_q8(x + b * PR_BLOCK, out + b * Q8_BLOCK_BYTES, r);
+                round_q8(x + b * PR_BLOCK, out + b * PR_Q8_BLOCK_BYTES, r);
             }
             break;
         case PR_PACK_Q4:
             for (size_t b = 0; b < cols / PR_BLOCK; b++) {
-                round_q4(x + b * PR_BLOCK, out + b * Q4_BLOCK_BYTES, r);
+                round_q4(x + b * PR_BLOCK, out + b * PR_Q4_BLOCK_BYTES, r);
             }
             break;
-        case PR_PACK_COUNT:
-            break;
+        case PR_PACK_COUNT: break;
         }
     }
 }
 
 static float row_q8(const uint8_t *tile, uint32_t r, uint32_t c) {
-    const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * Q8_BLOCK_BYTES;
+    const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * PR_Q8_BLOCK_BYTES;
     return pr_f16_to_f32(load_u16(block + at_scale(r))) * (float)(int8_t)block[at_q8(c % PR_BLOCK, r)];
 }
 
 static float row_q4(const uint8_t *tile, uint32_t r, uint32_t c) {
-    const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * Q4_BLOCK_BYTES;
+    const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * PR_Q4_BLOCK_BYTES;
     unsigned both = block[at_q4(c % (PR_BLOCK / 2), r)];
     unsigned q = c % PR_BLOCK < PR_BLOCK / 2 ? both & 15 : both >> 4;
     return fmaf(pr_f16_to_f32(load_u16(block + at_scale(r))), (float)q, pr_f16_to_f32(load_u16(block + at_min(r))));
@@ -288,23 +268,12 @@ void pr_pack_row(const pr_weight *w, uint32_t row, float *out) {
     for (uint32_t c = 0; c < w->cols; c++) {
         size_t i = (size_t)c * PR_TILE_ROWS + r;
         switch (w->pack) {
-        case PR_PACK_F32:
-            memcpy(out + c, tile + i * 4, 4);
-            break;
-        case PR_PACK_F16:
-            out[c] = pr_f16_to_f32(load_u16(tile + i * 2));
-            break;
-        case PR_PACK_BF16:
-            out[c] = pr_bf16_to_f32(load_u16(tile + i * 2));
-            break;
-        case PR_PACK_Q8:
-            out[c] = row_q8(tile, r, c);
-            break;
-        case PR_PACK_Q4:
-            out[c] = row_q4(tile, r, c);
-            break;
-        case PR_PACK_COUNT:
-            break;
+        case PR_PACK_F32: memcpy(out + c, tile + i * 4, 4); break;
+        case PR_PACK_F16: out[c] = pr_f16_to_f32(load_u16(tile + i * 2)); break;
+        case PR_PACK_BF16: out[c] = pr_bf16_to_f32(load_u16(tile + i * 2)); break;
+        case PR_PACK_Q8: out[c] = row_q8(tile, r, c); break;
+        case PR_PACK_Q4: out[c] = row_q4(tile, r, c); break;
+        case PR_PACK_COUNT: break;
         }
     }
 }

@@ -29,7 +29,7 @@
 
 #include "tensor/dtype.h"
 
-enum { PR_TILE_ROWS = 16, PR_BLOCK = 32 };
+enum { PR_TILE_ROWS = 16, PR_BLOCK = 32, PR_Q8_BLOCK_BYTES = 544, PR_Q4_BLOCK_BYTES = 320 };
 
 typedef enum pr_pack { PR_PACK_F32, PR_PACK_F16, PR_PACK_BF16, PR_PACK_Q8, PR_PACK_Q4, PR_PACK_COUNT } pr_pack;
 

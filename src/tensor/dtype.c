@@ -14,21 +14,19 @@
 #include "tensor/dtype.h"
 
 static const pr_dtype_info infos[PR_DTYPE_COUNT] = {
-    [PR_F32] = {"f32", 1, 4, 0},        [PR_F16] = {"f16", 1, 2, 1},
-    [PR_BF16] = {"bf16", 1, 2, 30},     [PR_F64] = {"f64", 1, 8, 28},
-    [PR_I8] = {"i8", 1, 1, 24},         [PR_I16] = {"i16", 1, 2, 25},
-    [PR_I32] = {"i32", 1, 4, 26},       [PR_I64] = {"i64", 1, 8, 27},
-    [PR_Q4_0] = {"q4_0", 32, 18, 2},    [PR_Q4_1] = {"q4_1", 32, 20, 3},
-    [PR_Q5_0] = {"q5_0", 32, 22, 6},    [PR_Q5_1] = {"q5_1", 32, 24, 7},
-    [PR_Q8_0] = {"q8_0", 32, 34, 8},    [PR_Q2_K] = {"q2_k", 256, 84, 10},
-    [PR_Q3_K] = {"q3_k", 256, 110, 11}, [PR_Q4_K] = {"q4_k", 256, 144, 12},
-    [PR_Q5_K] = {"q5_k", 256, 176, 13}, [PR_Q6_K] = {"q6_k", 256, 210, 14},
+    [PR_F32] = {"f32", 1, 4, 0},          [PR_F16] = {"f16", 1, 2, 1},
+    [PR_BF16] = {"bf16", 1, 2, 30},       [PR_F64] = {"f64", 1, 8, 28},
+    [PR_I8] = {"i8", 1, 1, 24},           [PR_I16] = {"i16", 1, 2, 25},
+    [PR_I32] = {"i32", 1, 4, 26},         [PR_I64] = {"i64", 1, 8, 27},
+    [PR_Q4_0] = {"q4_0", 32, 18, 2},      [PR_Q4_1] = {"q4_1", 32, 20, 3},
+    [PR_Q5_0] = {"q5_0", 32, 22, 6},      [PR_Q5_1] = {"q5_1", 32, 24, 7},
+    [PR_Q8_0] = {"q8_0", 32, 34, 8},      [PR_Q2_K] = {"q2_k", 256, 84, 10},
+    [PR_Q3_K] = {"q3_k", 256, 110, 11},   [PR_Q4_K] = {"q4_k", 256, 144, 12},
+    [PR_Q5_K] = {"q5_k", 256, 176, 13},   [PR_Q6_K] = {"q6_k", 256, 210, 14},
     [PR_IQ4_NL] = {"iq4_nl", 32, 18, 20}, [PR_IQ4_XS] = {"iq4_xs", 256, 136, 23},
 };
 
-const pr_dtype_info *pr_dtype_get(pr_dtype dtype) {
-    return &infos[dtype];
-}
+const pr_dtype_info *pr_dtype_get(pr_dtype dtype) { return &infos[dtype]; }
 
 bool pr_dtype_by_name(const char *name, pr_dtype *out) {
     for (int i = 0; i < PR_DTYPE_COUNT; i++) {

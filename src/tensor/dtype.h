@@ -13,19 +13,34 @@
 #include <string.h>
 
 typedef enum pr_dtype {
-    PR_F32, PR_F16, PR_BF16, PR_F64,
-    PR_I8, PR_I16, PR_I32, PR_I64,
-    PR_Q4_0, PR_Q4_1, PR_Q5_0, PR_Q5_1, PR_Q8_0,
-    PR_Q2_K, PR_Q3_K, PR_Q4_K, PR_Q5_K, PR_Q6_K,
-    PR_IQ4_NL, PR_IQ4_XS,
+    PR_F32,
+    PR_F16,
+    PR_BF16,
+    PR_F64,
+    PR_I8,
+    PR_I16,
+    PR_I32,
+    PR_I64,
+    PR_Q4_0,
+    PR_Q4_1,
+    PR_Q5_0,
+    PR_Q5_1,
+    PR_Q8_0,
+    PR_Q2_K,
+    PR_Q3_K,
+    PR_Q4_K,
+    PR_Q5_K,
+    PR_Q6_K,
+    PR_IQ4_NL,
+    PR_IQ4_XS,
     PR_DTYPE_COUNT
 } pr_dtype;
 
 typedef struct pr_dtype_info {
-    const char *name;       /* lower case: "q4_1" */
-    uint16_t block_elems;   /* numbers in one block: 1, 32 or 256 */
+    const char *name;     /* lower case: "q4_1" */
+    uint16_t block_elems; /* numbers in one block: 1, 32 or 256 */
     uint16_t block_bytes;
-    int16_t ggml_id;        /* type number in GGUF, -1: none */
+    int16_t ggml_id; /* type number in GGUF, -1: none */
 } pr_dtype_info;
 
 const pr_dtype_info *pr_dtype_get(pr_dtype dtype);

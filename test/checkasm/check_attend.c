@@ -48,15 +48,16 @@ static void check_round(const pr_kernels *ref, const pr_kernels *k, int round) {
         uint32_t n = make_ranges(&s, (round + tile) % 4);
         float *keys = guard_alloc((size_t)s.dim * PR_KV_TOKENS * sizeof(float));
         float *values = guard_alloc(n * padded * sizeof(float));
-        random_floats(keys, (size_t)s.dim * PR_KV_TOKENS, round % 7 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
+        random_floats(keys, (size_t)s.dim * PR_KV_TOKENS,
+                      round % 7 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
         random_floats(values, n * padded, round % 11 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
         ref->attend(s.q, s.want, s.lo, s.hi, s.n, s.dim, keys, values);
         k->attend(s.q, s.got, s.lo, s.hi, s.n, s.dim, keys, values);
         for (uint32_t i = 0; i < s.n; i++) {
             check_floats(&s.want[i].m, &s.got[i].m, 1, "m of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
             check_floats(&s.want[i].l, &s.got[i].l, 1, "l of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
-            check_floats(s.want[i].acc, s.got[i].acc, padded, "acc of query %u of %u, dim %u, lo %u, hi %u, round %d", i, s.n,
-                         s.dim, s.lo[i], s.hi[i], round);
+            check_floats(s.want[i].acc, s.got[i].acc, padded, "acc of query %u of %u, dim %u, lo %u, hi %u, round %d",
+                         i, s.n, s.dim, s.lo[i], s.hi[i], round);
         }
     }
     guard_free_all();
@@ -94,7 +95,8 @@ static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
 }
 
 void bench_attend(void) {
-    static const uint32_t counts[] = {1, 3, 4, 8, 64}; /* queries that share a tile: a head's group, or a prefill chunk */
+    static const uint32_t counts[] = {1, 3, 4, 8,
+                                      64}; /* queries that share a tile: a head's group, or a prefill chunk */
     const pr_kernels *ref = pr_kernels_of(0);
     for (int c = 0; c < 5; c++) {
         bench_ctx b = {.s = {.n = counts[c], .dim = DIM}};

@@ -11,9 +11,7 @@ static uint32_t random_dim(void) {
     return random_below(2) ? usual[random_below(9)] : 1 + random_below(140);
 }
 
-static pr_kv_form form_of(bool q8) {
-    return q8 ? PR_KV_FORM_Q8 : PR_KV_FORM_F16;
-}
+static pr_kv_form form_of(bool q8) { return q8 ? PR_KV_FORM_Q8 : PR_KV_FORM_F16; }
 
 static void check_store(const pr_kernels *ref, const pr_kernels *k, bool q8) {
     check_begin(q8 ? "kv_store_q8" : "kv_store_f16", k);

@@ -8,7 +8,14 @@
 
 enum { TILES_MAX = 5, TOKENS_MAX = 30 };
 
-typedef enum weight_kind { WEIGHTS_PLAIN, WEIGHTS_ZERO, WEIGHTS_LARGE, WEIGHTS_TINY, WEIGHTS_BYTES, WEIGHT_KINDS } weight_kind;
+typedef enum weight_kind {
+    WEIGHTS_PLAIN,
+    WEIGHTS_ZERO,
+    WEIGHTS_LARGE,
+    WEIGHTS_TINY,
+    WEIGHTS_BYTES,
+    WEIGHT_KINDS
+} weight_kind;
 
 /* A scale as f16. */
 static uint16_t random_scale(weight_kind kind) {
@@ -97,8 +104,14 @@ static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape 
     for (uint32_t t = 0; t < s->tokens; t++) {
         fill_row(ref, s->q8, x + t * x_stride, s->cols, s->x_kind);
     }
-    pr_mm_args args = {.tiles = w, .n_tiles = s->tiles, .cols = s->cols, .x = x, .x_stride = x_stride,
-                       .n_tokens = s->tokens, .y = want, .y_stride = y_stride};
+    pr_mm_args args = {.tiles = w,
+                       .n_tiles = s->tiles,
+                       .cols = s->cols,
+                       .x = x,
+                       .x_stride = x_stride,
+                       .n_tokens = s->tokens,
+                       .y = want,
+                       .y_stride = y_stride};
     (s->q8 ? ref->mm_q8 : ref->mm_f32)[s->pack](&args);
     args.y = got;
     (s->q8 ? k->mm_q8 : k->mm_f32)[s->pack](&args);
@@ -168,8 +181,13 @@ static void run_mm(const pr_kernels *k, void *ctx, uint32_t part) {
     const bench_ctx *b = ctx;
     size_t tile_bytes = pr_pack_tile_bytes(b->pack, COLS);
     for (uint32_t i = 0; i < b->tiles / part; i += b->per_call) {
-        pr_mm_args args = {.tiles = b->w + i * tile_bytes, .n_tiles = b->per_call, .cols = COLS, .x = b->x,
-                           .x_stride = b->x_stride, .n_tokens = b->tokens, .y = b->y,
+        pr_mm_args args = {.tiles = b->w + i * tile_bytes,
+                           .n_tiles = b->per_call,
+                           .cols = COLS,
+                           .x = b->x,
+                           .x_stride = b->x_stride,
+                           .n_tokens = b->tokens,
+                           .y = b->y,
                            .y_stride = (size_t)b->per_call * PR_TILE_ROWS};
         (b->q8 ? k->mm_q8 : k->mm_f32)[b->pack](&args);
     }

@@ -20,9 +20,7 @@ static float *floats_of(uint32_t n, float_kind kind) {
     return x;
 }
 
-static float_kind kind_of(int round) {
-    return (float_kind)(round % FLOAT_KINDS);
-}
+static float_kind kind_of(int round) { return (float_kind)(round % FLOAT_KINDS); }
 
 static void check_quant(const pr_kernels *ref, const pr_kernels *k) {
     check_begin("quant", k);
@@ -183,7 +181,9 @@ static void run_softmax(const pr_kernels *k, void *ctx, uint32_t part) {
 }
 
 void bench_rows(void) {
-    bench_ctx b = {.a = floats_of(N_BENCH, FLOATS_PLAIN), .b = floats_of(N_BENCH, FLOATS_ZERO), .y = floats_of(N_BENCH, FLOATS_PLAIN),
+    bench_ctx b = {.a = floats_of(N_BENCH, FLOATS_PLAIN),
+                   .b = floats_of(N_BENCH, FLOATS_ZERO),
+                   .y = floats_of(N_BENCH, FLOATS_PLAIN),
                    .q = guard_alloc(N_BENCH / PR_BLOCK * sizeof(pr_qblock))};
     for (int i = 0; i < N_BENCH; i += 2) {
         b.b[i] = 1.0f; /* no rotation: the vector must not drift off while it is timed */

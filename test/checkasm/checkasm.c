@@ -35,9 +35,7 @@ static const char *bench_filter;
 
 static uint64_t random_state;
 
-void random_seed(uint64_t seed) {
-    random_state = seed;
-}
+void random_seed(uint64_t seed) { random_state = seed; }
 
 uint32_t random_u32(void) { /* splitmix64 */
     uint64_t z = random_state += 0x9e3779b97f4a7c15u;
@@ -46,9 +44,7 @@ uint32_t random_u32(void) { /* splitmix64 */
     return (uint32_t)((z ^ (z >> 31)) >> 32);
 }
 
-uint32_t random_below(uint32_t n) {
-    return (uint32_t)((uint64_t)random_u32() * n >> 32);
-}
+uint32_t random_below(uint32_t n) { return (uint32_t)((uint64_t)random_u32() * n >> 32); }
 
 float random_float(void) {
     float sum = 0.0f;

@@ -24,12 +24,20 @@ void guard_free_all(void);
 /* ---- random numbers: a seed gives the same ones everywhere ---- */
 void random_seed(uint64_t seed);
 uint32_t random_u32(void);
-uint32_t random_below(uint32_t n);   /* 0..n-1 */
-float random_float(void);            /* about normal, sigma 1 */
+uint32_t random_below(uint32_t n); /* 0..n-1 */
+float random_float(void);          /* about normal, sigma 1 */
 void random_bytes(void *out, size_t n);
 
 /* What a buffer of floats holds; every kernel meets every kind. */
-typedef enum float_kind { FLOATS_PLAIN, FLOATS_ZERO, FLOATS_LARGE, FLOATS_TINY, FLOATS_MIXED, FLOATS_BROKEN, FLOAT_KINDS } float_kind;
+typedef enum float_kind {
+    FLOATS_PLAIN,
+    FLOATS_ZERO,
+    FLOATS_LARGE,
+    FLOATS_TINY,
+    FLOATS_MIXED,
+    FLOATS_BROKEN,
+    FLOAT_KINDS
+} float_kind;
 void random_floats(float *out, size_t n, float_kind kind);
 
 /* ---- checking ---- */

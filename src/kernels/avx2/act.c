@@ -21,25 +21,15 @@ PR_INLINE __m256 silu_mul(__m256 g, __m256 u) {
     return _mm256_mul_ps(_mm256_div_ps(g, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), u);
 }
 
-PR_INLINE __m256 add(__m256 a, __m256 b) {
-    return _mm256_add_ps(a, b);
-}
+PR_INLINE __m256 add(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
 
-PR_INLINE __m256 mul(__m256 a, __m256 b) {
-    return _mm256_mul_ps(a, b);
-}
+PR_INLINE __m256 mul(__m256 a, __m256 b) { return _mm256_mul_ps(a, b); }
 
-void pr__avx2_silu_mul(const float *g, const float *u, uint32_t n, float *y) {
-    map(silu_mul, g, u, n, y);
-}
+void pr__avx2_silu_mul(const float *g, const float *u, uint32_t n, float *y) { map(silu_mul, g, u, n, y); }
 
-void pr__avx2_add(const float *a, const float *b, uint32_t n, float *y) {
-    map(add, a, b, n, y);
-}
+void pr__avx2_add(const float *a, const float *b, uint32_t n, float *y) { map(add, a, b, n, y); }
 
-void pr__avx2_mul(const float *a, const float *b, uint32_t n, float *y) {
-    map(mul, a, b, n, y);
-}
+void pr__avx2_mul(const float *a, const float *b, uint32_t n, float *y) { map(mul, a, b, n, y); }
 
 void pr__avx2_scale(const float *a, float s, uint32_t n, float *y) {
     __m256 f = _mm256_set1_ps(s);

@@ -46,7 +46,8 @@ PR_INLINE void settle(group *g, int i, pr_attn_state *state, const __m256 s[4]) 
     state->m = m;
 }
 
-PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states, group *g) {
+PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states,
+                      group *g) {
     __m256 s[QUERIES][4];
     for (int i = 0; i < n_q; i++) {
         for (int n = 0; n < 4; n++) {

@@ -6,9 +6,7 @@
 #include "kernels/avx2/simd.h"
 #include "kernels/scalar/scalar.h"
 
-static uint32_t part_of_8(uint32_t left) {
-    return left < 8 ? left : 8;
-}
+static uint32_t part_of_8(uint32_t left) { return left < 8 ? left : 8; }
 
 void pr__avx2_kv_store_f16(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v) {
     uint16_t *kt = (uint16_t *)tile + j, *vt = (uint16_t *)tile + (size_t)head_dim * (PR_KV_TOKENS + j);
@@ -102,9 +100,7 @@ void pr__avx2_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float
     }
 }
 
-static __m256 load_i8(const void *p) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p)));
-}
+static __m256 load_i8(const void *p) { return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(p))); }
 
 void pr__avx2_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v) {
     const uint16_t *kd = tile, *vd = kd + PR_KV_TOKENS;

@@ -57,9 +57,7 @@ PR_INLINE void span_of(pr_pack pack, int tiles, int tokens, const pr__mm_span *s
 }
 
 /* Tiles that give n_tokens at least eight chains. */
-static uint32_t tiles_for(uint32_t n_tokens) {
-    return n_tokens == 1 ? 4 : n_tokens <= 3 ? 2 : 1;
-}
+static uint32_t tiles_for(uint32_t n_tokens) { return n_tokens == 1 ? 4 : n_tokens <= 3 ? 2 : 1; }
 
 PR_INLINE void span_any(pr_pack pack, const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens) {
     if (n_tiles > 1 && n_tiles == tiles_for(n_tokens)) {
@@ -111,8 +109,8 @@ static void decode_bf16(const uint8_t *w, uint32_t n, size_t ahead, float *panel
 
 /* 8 rows at a time: a dword lane holds 4 columns of a row. */
 static void decode_q8(const uint8_t *w, uint32_t n, size_t ahead, float *panel) {
-    for (uint32_t b = 0; b < n; b++, w += 544, panel += PR_BLOCK * PR_TILE_ROWS) {
-        prefetch(w + ahead, 544);
+    for (uint32_t b = 0; b < n; b++, w += PR_Q8_BLOCK_BYTES, panel += PR_BLOCK * PR_TILE_ROWS) {
+        prefetch(w + ahead, PR_Q8_BLOCK_BYTES);
         for (int half = 0; half < 2; half++) {
             __m256 d = load_f16(w + 16 * half);
             for (int g = 0; g < 8; g++) {
@@ -129,8 +127,8 @@ static void decode_q8(const uint8_t *w, uint32_t n, size_t ahead, float *panel) 
 
 static void decode_q4(const uint8_t *w, uint32_t n, size_t ahead, float *panel) {
     const __m256i nibble = _mm256_set1_epi32(15);
-    for (uint32_t b = 0; b < n; b++, w += 320, panel += PR_BLOCK * PR_TILE_ROWS) {
-        prefetch(w + ahead, 320);
+    for (uint32_t b = 0; b < n; b++, w += PR_Q4_BLOCK_BYTES, panel += PR_BLOCK * PR_TILE_ROWS) {
+        prefetch(w + ahead, PR_Q4_BLOCK_BYTES);
         for (int half = 0; half < 2; half++) {
             __m256 d = load_f16(w + 16 * half), m = load_f16(w + 32 + 16 * half);
             for (int g = 0; g < 4; g++) {
@@ -150,23 +148,32 @@ static void decode_q4(const uint8_t *w, uint32_t n, size_t ahead, float *panel) 
 /* Widened weights go one tile at a time, so the panel stays within the first-level cache. */
 static void walk_panel(const pr_mm_args *args, uint32_t unit_cols, uint32_t w_unit, pr__mm_decode_fn *decode) {
     pr__mm_plan plan = {
-        .unit_cols = unit_cols, .w_unit = w_unit, .x_unit = 4 * unit_cols, .slice = SLICE / unit_cols,
-        .tiles = args->n_tokens <= 3 ? 2 : 1, .tokens = TOKENS, .span = span_f32, .decode = decode,
+        .unit_cols = unit_cols,
+        .w_unit = w_unit,
+        .x_unit = 4 * unit_cols,
+        .slice = SLICE / unit_cols,
+        .tiles = args->n_tokens <= 3 ? 2 : 1,
+        .tokens = TOKENS,
+        .span = span_f32,
+        .decode = decode,
     };
     pr__mm_walk(args, &plan);
 }
 
 static void walk_direct(const pr_mm_args *args, uint32_t w_unit, pr__mm_span_fn *span) {
     pr__mm_plan plan = {
-        .unit_cols = 1, .w_unit = w_unit, .x_unit = 4, .slice = SLICE,
-        .tiles = tiles_for(args->n_tokens), .tokens = TOKENS, .span = span,
+        .unit_cols = 1,
+        .w_unit = w_unit,
+        .x_unit = 4,
+        .slice = SLICE,
+        .tiles = tiles_for(args->n_tokens),
+        .tokens = TOKENS,
+        .span = span,
     };
     pr__mm_walk(args, &plan);
 }
 
-void pr__avx2_mm_f32(const pr_mm_args *args) {
-    walk_direct(args, 64, span_f32);
-}
+void pr__avx2_mm_f32(const pr_mm_args *args) { walk_direct(args, 64, span_f32); }
 
 void pr__avx2_mm_f16(const pr_mm_args *args) {
     if (args->n_tokens <= TOKENS) {
@@ -184,10 +191,6 @@ void pr__avx2_mm_bf16(const pr_mm_args *args) {
     }
 }
 
-void pr__avx2_mm_q8(const pr_mm_args *args) {
-    walk_panel(args, PR_BLOCK, 544, decode_q8);
-}
+void pr__avx2_mm_q8(const pr_mm_args *args) { walk_panel(args, PR_BLOCK, PR_Q8_BLOCK_BYTES, decode_q8); }
 
-void pr__avx2_mm_q4(const pr_mm_args *args) {
-    walk_panel(args, PR_BLOCK, 320, decode_q4);
-}
+void pr__avx2_mm_q4(const pr_mm_args *args) { walk_panel(args, PR_BLOCK, PR_Q4_BLOCK_BYTES, decode_q4); }

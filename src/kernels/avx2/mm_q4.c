@@ -9,7 +9,7 @@
 #include "kernels/avx2/simd.h"
 #include "kernels/mm_walk.h"
 
-enum { TOKENS = 4, BLOCK_BYTES = 320, SLICE = 32 };
+enum { TOKENS = 4, SLICE = 32 };
 
 PR_INLINE void span_of(int tokens, const pr__mm_span *s) {
     const __m256i ones = _mm256_set1_epi16(1), nibble = _mm256_set1_epi8(15);
@@ -20,8 +20,8 @@ PR_INLINE void span_of(int tokens, const pr__mm_span *s) {
         acc[t][1] = s->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y + 8);
     }
     const uint8_t *w = s->w;
-    for (size_t b = 0; b < s->n_units; b++, w += BLOCK_BYTES) {
-        prefetch(w + s->ahead, BLOCK_BYTES);
+    for (size_t b = 0; b < s->n_units; b++, w += PR_Q4_BLOCK_BYTES) {
+        prefetch(w + s->ahead, PR_Q4_BLOCK_BYTES);
         __m256i sum[TOKENS][2];
         for (int t = 0; t < tokens; t++) {
             sum[t][0] = sum[t][1] = _mm256_setzero_si256();
@@ -69,8 +69,13 @@ static void span_q4(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens
 
 void pr__avx2_mm_q4_q8(const pr_mm_args *args) {
     static const pr__mm_plan plan = {
-        .unit_cols = PR_BLOCK, .w_unit = BLOCK_BYTES, .x_unit = sizeof(pr_qblock), .slice = SLICE,
-        .tiles = 1, .tokens = TOKENS, .span = span_q4,
+        .unit_cols = PR_BLOCK,
+        .w_unit = PR_Q4_BLOCK_BYTES,
+        .x_unit = sizeof(pr_qblock),
+        .slice = SLICE,
+        .tiles = 1,
+        .tokens = TOKENS,
+        .span = span_q4,
     };
     pr__mm_walk(args, &plan);
 }

@@ -7,9 +7,7 @@
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx2/simd.h"
 
-static __m256 load_n(const float *x, uint32_t n) {
-    return _mm256_maskload_ps(x, lanes_mask(n));
-}
+static __m256 load_n(const float *x, uint32_t n) { return _mm256_maskload_ps(x, lanes_mask(n)); }
 
 void pr__avx2_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y) {
     __m256 a = _mm256_setzero_ps(), b = a;

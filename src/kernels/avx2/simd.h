@@ -35,9 +35,7 @@ PR_INLINE __m256i lanes_mask(uint32_t n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-PR_INLINE __m256 load_f16(const void *p) {
-    return _mm256_cvtph_ps(_mm_loadu_si128(p));
-}
+PR_INLINE __m256 load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
 PR_INLINE __m256 load_bf16(const void *p) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));

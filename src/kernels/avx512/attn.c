@@ -38,7 +38,8 @@ PR_INLINE void settle(group *g, int i, pr_attn_state *state, __m512 s0, __m512 s
     state->m = m;
 }
 
-PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states, group *g) {
+PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states,
+                      group *g) {
     __m512 s[QUERIES][2];
     for (int i = 0; i < n_q; i++) {
         s[i][0] = s[i][1] = _mm512_setzero_ps();
@@ -138,8 +139,8 @@ PR_INLINE void attend_group(int n_q, const float *const *q, pr_attn_state *state
     values(n_q, &g);
 }
 
-void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                       uint32_t n_q, uint32_t head_dim, const float *k, const float *v) {
+void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                       uint32_t head_dim, const float *k, const float *v) {
     while (n_q > 0) { /* 8 queries as 4 + 4, not 6 + 2 */
         uint32_t groups = (n_q + QUERIES - 1) / QUERIES, n = (n_q + groups - 1) / groups;
         switch (n) {

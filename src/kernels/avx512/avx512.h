@@ -17,7 +17,7 @@ void pr__avx512_softmax(float *x, uint32_t n);
 
 void pr__avx512_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
 void pr__avx512_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                       uint32_t n_q, uint32_t head_dim, const float *k, const float *v);
+void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                       uint32_t head_dim, const float *k, const float *v);
 
 #endif

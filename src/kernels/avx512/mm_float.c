@@ -105,8 +105,8 @@ static void decode_bf16(const uint8_t *w, uint32_t n, size_t ahead, float *panel
 
 /* A dword lane holds 4 columns of a row. */
 static void decode_q8(const uint8_t *w, uint32_t n, size_t ahead, float *panel) {
-    for (uint32_t b = 0; b < n; b++, w += 544) {
-        prefetch(w + ahead, 544);
+    for (uint32_t b = 0; b < n; b++, w += PR_Q8_BLOCK_BYTES) {
+        prefetch(w + ahead, PR_Q8_BLOCK_BYTES);
         __m512 d = load_f16(w);
         for (int g = 0; g < 8; g++) {
             __m512i q = _mm512_loadu_si512(w + 32 + 64 * g);
@@ -120,8 +120,8 @@ static void decode_q8(const uint8_t *w, uint32_t n, size_t ahead, float *panel) 
 
 static void decode_q4(const uint8_t *w, uint32_t n, size_t ahead, float *panel) {
     const __m512i nibble = _mm512_set1_epi32(15);
-    for (uint32_t b = 0; b < n; b++, w += 320, panel += 16 * PR_TILE_ROWS) {
-        prefetch(w + ahead, 320);
+    for (uint32_t b = 0; b < n; b++, w += PR_Q4_BLOCK_BYTES, panel += 16 * PR_TILE_ROWS) {
+        prefetch(w + ahead, PR_Q4_BLOCK_BYTES);
         __m512 d = load_f16(w), m = load_f16(w + 32);
         for (int g = 0; g < 4; g++) {
             __m512i q = _mm512_loadu_si512(w + 64 + 64 * g);
@@ -137,23 +137,32 @@ static void decode_q4(const uint8_t *w, uint32_t n, size_t ahead, float *panel) 
 
 static void walk_panel(const pr_mm_args *args, uint32_t unit_cols, uint32_t w_unit, pr__mm_decode_fn *decode) {
     pr__mm_plan plan = {
-        .unit_cols = unit_cols, .w_unit = w_unit, .x_unit = 4 * unit_cols, .slice = SLICE / unit_cols,
-        .tiles = 2, .tokens = TOKENS, .span = span_f32, .decode = decode,
+        .unit_cols = unit_cols,
+        .w_unit = w_unit,
+        .x_unit = 4 * unit_cols,
+        .slice = SLICE / unit_cols,
+        .tiles = 2,
+        .tokens = TOKENS,
+        .span = span_f32,
+        .decode = decode,
     };
     pr__mm_walk(args, &plan);
 }
 
 static void walk_direct(const pr_mm_args *args, uint32_t w_unit, pr__mm_span_fn *span) {
     pr__mm_plan plan = {
-        .unit_cols = 1, .w_unit = w_unit, .x_unit = 4, .slice = SLICE,
-        .tiles = 2, .tokens = TOKENS, .span = span,
+        .unit_cols = 1,
+        .w_unit = w_unit,
+        .x_unit = 4,
+        .slice = SLICE,
+        .tiles = 2,
+        .tokens = TOKENS,
+        .span = span,
     };
     pr__mm_walk(args, &plan);
 }
 
-void pr__avx512_mm_f32(const pr_mm_args *args) {
-    walk_direct(args, 64, span_f32);
-}
+void pr__avx512_mm_f32(const pr_mm_args *args) { walk_direct(args, 64, span_f32); }
 
 void pr__avx512_mm_f16(const pr_mm_args *args) {
     if (args->n_tokens <= TOKENS) {
@@ -171,10 +180,6 @@ void pr__avx512_mm_bf16(const pr_mm_args *args) {
     }
 }
 
-void pr__avx512_mm_q8(const pr_mm_args *args) {
-    walk_panel(args, PR_BLOCK, 544, decode_q8);
-}
+void pr__avx512_mm_q8(const pr_mm_args *args) { walk_panel(args, PR_BLOCK, PR_Q8_BLOCK_BYTES, decode_q8); }
 
-void pr__avx512_mm_q4(const pr_mm_args *args) {
-    walk_panel(args, PR_BLOCK, 320, decode_q4);
-}
+void pr__avx512_mm_q4(const pr_mm_args *args) { walk_panel(args, PR_BLOCK, PR_Q4_BLOCK_BYTES, decode_q4); }

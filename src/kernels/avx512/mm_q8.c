@@ -10,7 +10,7 @@
 #include "kernels/avx512/simd.h"
 #include "kernels/mm_walk.h"
 
-enum { TOKENS = 6, TOKENS_FEW = 12, BLOCK_BYTES = 544, SLICE = 32 };
+enum { TOKENS = 6, TOKENS_FEW = 12, SLICE = 32 };
 
 PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
     const __m512i flip = _mm512_set1_epi8(-128);
@@ -22,7 +22,7 @@ PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
         }
     }
     const uint8_t *w = s->w, *x = s->x;
-    for (uint32_t b = 0; b < s->n_units; b++, w += BLOCK_BYTES, x += sizeof(pr_qblock)) {
+    for (uint32_t b = 0; b < s->n_units; b++, w += PR_Q8_BLOCK_BYTES, x += sizeof(pr_qblock)) {
         __m512i isum[2][TOKENS_FEW];
         for (int t = 0; t < tokens; t++) {
             const pr_qblock *xb = (const pr_qblock *)(const void *)(x + (size_t)t * s->x_stride);
@@ -31,7 +31,7 @@ PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
             }
         }
         for (int i = 0; i < tiles; i++) {
-            prefetch(w + (size_t)i * s->w_stride + s->ahead, BLOCK_BYTES);
+            prefetch(w + (size_t)i * s->w_stride + s->ahead, PR_Q8_BLOCK_BYTES);
         }
         for (int g = 0; g < 8; g++) {
             __m512i wg[2];
@@ -96,8 +96,13 @@ static void span_q8(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens
 
 void pr__avx512_mm_q8_q8(const pr_mm_args *args) {
     pr__mm_plan plan = {
-        .unit_cols = PR_BLOCK, .w_unit = BLOCK_BYTES, .x_unit = sizeof(pr_qblock), .slice = SLICE,
-        .tiles = 2, .tokens = TOKENS, .span = span_q8,
+        .unit_cols = PR_BLOCK,
+        .w_unit = PR_Q8_BLOCK_BYTES,
+        .x_unit = sizeof(pr_qblock),
+        .slice = SLICE,
+        .tiles = 2,
+        .tokens = TOKENS,
+        .span = span_q8,
     };
     if (args->n_tokens <= TOKENS_FEW) {
         plan.tiles = 1;

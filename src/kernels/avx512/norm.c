@@ -23,7 +23,8 @@ void pr__avx512_softmax(float *x, uint32_t n) {
     __m512 max = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
     for (uint32_t i = 0; i < n; i += 16) {
         __mmask16 there = lanes_mask(n - i);
-        max = _mm512_mask_max_ps(max, there, _mm512_maskz_loadu_ps(there, x + i), max); /* the second operand survives a NaN */
+        max = _mm512_mask_max_ps(max, there, _mm512_maskz_loadu_ps(there, x + i),
+                                 max); /* the second operand survives a NaN */
     }
     max = _mm512_set1_ps(max_of(max));
     for (uint32_t i = 0; i < n; i += 16) {

@@ -37,8 +37,8 @@ static void attend_one(const float *q, pr_attn_state *state, uint32_t lo, uint32
     }
 }
 
-void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                       uint32_t n_q, uint32_t head_dim, const float *k, const float *v) {
+void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                       uint32_t head_dim, const float *k, const float *v) {
     for (uint32_t i = 0; i < n_q; i++) {
         attend_one(q[i], states + i, lo[i], hi[i], head_dim, k, v);
     }

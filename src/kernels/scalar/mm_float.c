@@ -52,14 +52,8 @@ static void mm_float(const pr_mm_args *a, pr_pack pack, column_fn *column) {
     }
 }
 
-void pr__scalar_mm_f32(const pr_mm_args *args) {
-    mm_float(args, PR_PACK_F32, column_f32);
-}
+void pr__scalar_mm_f32(const pr_mm_args *args) { mm_float(args, PR_PACK_F32, column_f32); }
 
-void pr__scalar_mm_f16(const pr_mm_args *args) {
-    mm_float(args, PR_PACK_F16, column_f16);
-}
+void pr__scalar_mm_f16(const pr_mm_args *args) { mm_float(args, PR_PACK_F16, column_f16); }
 
-void pr__scalar_mm_bf16(const pr_mm_args *args) {
-    mm_float(args, PR_PACK_BF16, column_bf16);
-}
+void pr__scalar_mm_bf16(const pr_mm_args *args) { mm_float(args, PR_PACK_BF16, column_bf16); }

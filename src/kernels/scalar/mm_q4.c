@@ -8,8 +8,6 @@
 
 #include "kernels/scalar/scalar.h"
 
-enum { BLOCK_BYTES = 4 * PR_TILE_ROWS + PR_BLOCK / 2 * PR_TILE_ROWS };
-
 /* i is the row for its scale, 16 + the row for its minimum. */
 static float half_of(const uint8_t *block, uint32_t i) {
     uint16_t h;
@@ -30,7 +28,7 @@ static float row_float(const uint8_t *tile, uint32_t r, uint32_t cols, const voi
     const float *x = x_row;
     float acc = 0.0f;
     for (uint32_t c = 0; c < cols; c++) {
-        const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * BLOCK_BYTES;
+        const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * PR_Q4_BLOCK_BYTES;
         float q = (float)weight_of(block, r, c % PR_BLOCK);
         acc = fmaf(fmaf(half_of(block, r), q, half_of(block, PR_TILE_ROWS + r)), x[c], acc);
     }
@@ -41,7 +39,7 @@ static float row_q8(const uint8_t *tile, uint32_t r, uint32_t cols, const void *
     const pr_qblock *x = x_row;
     float acc = 0.0f;
     for (uint32_t b = 0; b < cols / PR_BLOCK; b++) {
-        const uint8_t *block = tile + (size_t)b * BLOCK_BYTES;
+        const uint8_t *block = tile + (size_t)b * PR_Q4_BLOCK_BYTES;
         int32_t isum = 0;
         for (uint32_t c = 0; c < PR_BLOCK; c++) {
             isum += weight_of(block, r, c) * x[b].q[c];
@@ -64,10 +62,6 @@ static void mm(const pr_mm_args *args, row_fn *row) {
     }
 }
 
-void pr__scalar_mm_q4(const pr_mm_args *args) {
-    mm(args, row_float);
-}
+void pr__scalar_mm_q4(const pr_mm_args *args) { mm(args, row_float); }
 
-void pr__scalar_mm_q4_q8(const pr_mm_args *args) {
-    mm(args, row_q8);
-}
+void pr__scalar_mm_q4_q8(const pr_mm_args *args) { mm(args, row_q8); }

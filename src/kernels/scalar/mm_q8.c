@@ -7,8 +7,6 @@
 
 #include "kernels/scalar/scalar.h"
 
-enum { BLOCK_BYTES = 2 * PR_TILE_ROWS + PR_BLOCK * PR_TILE_ROWS };
-
 static float scale_of(const uint8_t *block, uint32_t r) {
     uint16_t h;
     memcpy(&h, block + 2 * r, sizeof h);
@@ -26,7 +24,7 @@ static float row_float(const uint8_t *tile, uint32_t r, uint32_t cols, const voi
     const float *x = x_row;
     float acc = 0.0f;
     for (uint32_t c = 0; c < cols; c++) {
-        const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * BLOCK_BYTES;
+        const uint8_t *block = tile + (size_t)(c / PR_BLOCK) * PR_Q8_BLOCK_BYTES;
         acc = fmaf(scale_of(block, r) * (float)weight_of(block, r, c % PR_BLOCK), x[c], acc);
     }
     return acc;
@@ -36,7 +34,7 @@ static float row_q8(const uint8_t *tile, uint32_t r, uint32_t cols, const void *
     const pr_qblock *x = x_row;
     float acc = 0.0f;
     for (uint32_t b = 0; b < cols / PR_BLOCK; b++) {
-        const uint8_t *block = tile + (size_t)b * BLOCK_BYTES;
+        const uint8_t *block = tile + (size_t)b * PR_Q8_BLOCK_BYTES;
         int32_t isum = 0;
         for (uint32_t c = 0; c < PR_BLOCK; c++) {
             isum += weight_of(block, r, c) * x[b].q[c];
@@ -58,10 +56,6 @@ static void mm(const pr_mm_args *args, row_fn *row) {
     }
 }
 
-void pr__scalar_mm_q8(const pr_mm_args *args) {
-    mm(args, row_float);
-}
+void pr__scalar_mm_q8(const pr_mm_args *args) { mm(args, row_float); }
 
-void pr__scalar_mm_q8_q8(const pr_mm_args *args) {
-    mm(args, row_q8);
-}
+void pr__scalar_mm_q8_q8(const pr_mm_args *args) { mm(args, row_q8); }

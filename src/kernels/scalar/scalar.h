@@ -27,8 +27,8 @@ void pr__scalar_kv_store_f16(void *tile, uint32_t head_dim, uint32_t j, const fl
 void pr__scalar_kv_store_q8(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
 void pr__scalar_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
 void pr__scalar_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                       uint32_t n_q, uint32_t head_dim, const float *k, const float *v);
+void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                       uint32_t head_dim, const float *k, const float *v);
 
 /* What quantizers make of x: NaN is 0, infinities are the largest number. */
 static inline float pr__mended(float x) {
