@@ -12,16 +12,16 @@
 #ifndef PRECIS_KERNELS_EXP_H
 #define PRECIS_KERNELS_EXP_H
 
-#define PR_EXP_LO     (-87.3f)
-#define PR_EXP_HI     (88.7f)
-#define PR_EXP_MAGIC  0x1.8p23f
-#define PR_EXP_LOG2E  0x1.715476p+0f
-#define PR_EXP_LN2_HI 0x1.62e43p-1f
-#define PR_EXP_LN2_LO (-0x1.05c61p-29f)
-#define PR_EXP_C2     0x1.fffffcp-2f
-#define PR_EXP_C3     0x1.555492p-3f
-#define PR_EXP_C4     0x1.5558f2p-5f
-#define PR_EXP_C5     0x1.123ap-7f
-#define PR_EXP_C6     0x1.6a2402p-10f
+static const float pr__exp_lo = -87.3f;
+static const float pr__exp_hi = 88.7f;
+static const float pr__exp_magic = 0x1.8p23f;
+static const float pr__exp_log2e = 0x1.715476p+0f;
+static const float pr__exp_ln2_hi = 0x1.62e43p-1f;
+static const float pr__exp_ln2_lo = -0x1.05c61p-29f;
+static const float pr__exp_c2 = 0x1.fffffcp-2f;
+static const float pr__exp_c3 = 0x1.555492p-3f;
+static const float pr__exp_c4 = 0x1.5558f2p-5f;
+static const float pr__exp_c5 = 0x1.123ap-7f;
+static const float pr__exp_c6 = 0x1.6a2402p-10f;
 
 #endif

@@ -10,18 +10,18 @@
 #include "kernels/exp.h"
 
 float pr_expf(float x) {
-    if (!(x >= PR_EXP_LO)) {
+    if (!(x >= pr__exp_lo)) {
         return 0.0f;
     }
-    x = x < PR_EXP_HI ? x : PR_EXP_HI;
-    float t = fmaf(x, PR_EXP_LOG2E, PR_EXP_MAGIC);
-    float n = t - PR_EXP_MAGIC;
-    float r = fmaf(-n, PR_EXP_LN2_HI, x);
-    r = fmaf(-n, PR_EXP_LN2_LO, r);
-    float p = fmaf(PR_EXP_C6, r, PR_EXP_C5);
-    p = fmaf(p, r, PR_EXP_C4);
-    p = fmaf(p, r, PR_EXP_C3);
-    p = fmaf(p, r, PR_EXP_C2);
+    x = x < pr__exp_hi ? x : pr__exp_hi;
+    float t = fmaf(x, pr__exp_log2e, pr__exp_magic);
+    float n = t - pr__exp_magic;
+    float r = fmaf(-n, pr__exp_ln2_hi, x);
+    r = fmaf(-n, pr__exp_ln2_lo, r);
+    float p = fmaf(pr__exp_c6, r, pr__exp_c5);
+    p = fmaf(p, r, pr__exp_c4);
+    p = fmaf(p, r, pr__exp_c3);
+    p = fmaf(p, r, pr__exp_c2);
     p = fmaf(p, r, 1.0f);
     p = fmaf(p, r, 1.0f);
     uint32_t bits, exponent;

@@ -50,17 +50,17 @@ PR_INLINE __m256i broadcast_4(const void *p) {
 
 /* pr_expf() of each lane. */
 PR_INLINE __m256 exp_ps(__m256 x) {
-    const __m256 lo = _mm256_set1_ps(PR_EXP_LO), magic = _mm256_set1_ps(PR_EXP_MAGIC);
+    const __m256 lo = _mm256_set1_ps(pr__exp_lo), magic = _mm256_set1_ps(pr__exp_magic);
     __m256 in_range = _mm256_cmp_ps(x, lo, _CMP_GE_OQ);
-    x = _mm256_min_ps(_mm256_max_ps(x, lo), _mm256_set1_ps(PR_EXP_HI)); /* a NaN becomes lo, and is masked below */
-    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(PR_EXP_LOG2E), magic);
+    x = _mm256_min_ps(_mm256_max_ps(x, lo), _mm256_set1_ps(pr__exp_hi)); /* a NaN becomes lo, and is masked below */
+    __m256 t = _mm256_fmadd_ps(x, _mm256_set1_ps(pr__exp_log2e), magic);
     __m256 n = _mm256_sub_ps(t, magic);
-    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(PR_EXP_LN2_HI), x);
-    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(PR_EXP_LN2_LO), r);
-    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(PR_EXP_C6), r, _mm256_set1_ps(PR_EXP_C5));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PR_EXP_C4));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PR_EXP_C3));
-    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(PR_EXP_C2));
+    __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(pr__exp_ln2_hi), x);
+    r = _mm256_fnmadd_ps(n, _mm256_set1_ps(pr__exp_ln2_lo), r);
+    __m256 p = _mm256_fmadd_ps(_mm256_set1_ps(pr__exp_c6), r, _mm256_set1_ps(pr__exp_c5));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(pr__exp_c4));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(pr__exp_c3));
+    p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(pr__exp_c2));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0f));
     __m256i bits = _mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23));

@@ -40,17 +40,17 @@ PR_INLINE __m512i broadcast_4(const void *p) {
 
 /* pr_expf() of each lane. */
 PR_INLINE __m512 exp_ps(__m512 x) {
-    const __m512 lo = _mm512_set1_ps(PR_EXP_LO), magic = _mm512_set1_ps(PR_EXP_MAGIC);
+    const __m512 lo = _mm512_set1_ps(pr__exp_lo), magic = _mm512_set1_ps(pr__exp_magic);
     __mmask16 in_range = _mm512_cmp_ps_mask(x, lo, _CMP_GE_OQ);
-    x = _mm512_min_ps(_mm512_max_ps(x, lo), _mm512_set1_ps(PR_EXP_HI)); /* a NaN becomes lo, and is masked below */
-    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(PR_EXP_LOG2E), magic);
+    x = _mm512_min_ps(_mm512_max_ps(x, lo), _mm512_set1_ps(pr__exp_hi)); /* a NaN becomes lo, and is masked below */
+    __m512 t = _mm512_fmadd_ps(x, _mm512_set1_ps(pr__exp_log2e), magic);
     __m512 n = _mm512_sub_ps(t, magic);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(PR_EXP_LN2_HI), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(PR_EXP_LN2_LO), r);
-    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(PR_EXP_C6), r, _mm512_set1_ps(PR_EXP_C5));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PR_EXP_C4));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PR_EXP_C3));
-    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(PR_EXP_C2));
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(pr__exp_ln2_hi), x);
+    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(pr__exp_ln2_lo), r);
+    __m512 p = _mm512_fmadd_ps(_mm512_set1_ps(pr__exp_c6), r, _mm512_set1_ps(pr__exp_c5));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(pr__exp_c4));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(pr__exp_c3));
+    p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(pr__exp_c2));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.0f));
     __m512i exponent = _mm512_slli_epi32(_mm512_castps_si512(t), 23);
