@@ -75,8 +75,8 @@ pr_status pr_fail_nomem(pr_err *err, const char *what, size_t bytes) {
     return pr_fail(err, PR_ERR_NOMEM, "out of memory: %s (%zu bytes)", what, bytes);
 }
 
-pr_status pr_err_context(pr_err *err, const char *fmt, ...) {
-    if (!err) return PR_OK;
+void pr_err_context(pr_err *err, const char *fmt, ...) {
+    if (!err) return;
     char old[sizeof err->text];
     memcpy(old, err->text, sizeof old);
     va_list args;
@@ -85,5 +85,4 @@ pr_status pr_err_context(pr_err *err, const char *fmt, ...) {
     va_end(args);
     size_t len = strlen(err->text);
     snprintf(err->text + len, sizeof err->text - len, ": %s", old);
-    return err->status;
 }

@@ -21,7 +21,7 @@ pr_status pr_fail_errno(pr_err *err, const char *fmt, ...) PR_PRINTF(2, 3);
 /* PR_ERR_NOMEM naming what could not be had. */
 pr_status pr_fail_nomem(pr_err *err, const char *what, size_t bytes);
 
-/* Put "context: " before the text of err; returns err's status. */
-pr_status pr_err_context(pr_err *err, const char *fmt, ...) PR_PRINTF(2, 3);
+/* Put "context: " before the text of err (may be NULL). */
+void pr_err_context(pr_err *err, const char *fmt, ...) PR_PRINTF(2, 3);
 
 #endif

@@ -33,7 +33,10 @@ static pr_status plan_one(pr_weights *w, const pr_graph *g, uint32_t i, bool exa
         pr_loss loss;
         pr_pack pack;
         pr_status st = pr_convert_plan(n->tensor->dtype, exact, &pack, &loss, err);
-        if (st) return pr_err_context(err, "tensor %s", n->name);
+        if (st) {
+            pr_err_context(err, "tensor %s", n->name);
+            return st;
+        }
         w->mats[i] = (pr_weight){.pack = pack, .rows = n->mat_rows, .cols = n->cols};
         if (!pr_size_mul(pr_pack_tiles(n->mat_rows), pr_pack_tile_bytes(pack, n->cols), &bytes))
             return pr_fail(err, PR_ERR_LIMIT, "tensor %s is too large", n->name);

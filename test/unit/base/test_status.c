@@ -60,7 +60,8 @@ static void context_goes_in_front(void **state) {
     (void)state;
     pr_err err = {0};
     pr_fail(&err, PR_ERR_LIMIT, "too long");
-    assert_int_equal(pr_err_context(&err, "config.json: layer %d", 7), PR_ERR_LIMIT);
+    pr_err_context(&err, "config.json: layer %d", 7);
+    assert_int_equal(err.status, PR_ERR_LIMIT);
     assert_string_equal(err.text, "config.json: layer 7: too long");
     pr_err_context(NULL, "nobody");
 }
