@@ -93,7 +93,7 @@ static int weight_int(uint64_t seed, uint64_t i) {
 /* ---- the tensors ------------------------------------------------------ */
 
 typedef struct tensor {
-    char hf[80], gguf[48];
+    char hf[80], gguf[80];
     uint32_t rows, cols; /* rows 1 and vector set: one dimension */
     bool vector, norm;
     int shift;
