@@ -323,6 +323,18 @@ static void cancelling(void **state) {
     assert_int_equal(a.stats.n_prompt, 0);
     assert_int_equal(a.stats.n_generated, 0);
     assert_int_equal(a.len, 0);
+    /* Between two chunks: the session's own first token is what says so, since it is there after the first. */
+    static const int32_t longer[70] = {1};
+    pr_session *s = rig_session(e);
+    pr_generate_opts opts = words(5);
+    pr_generate_stats stats;
+    opts.cancel = pr_session_tokens(s);
+    assert_int_equal(*opts.cancel, 0);
+    assert_int_equal(pr_session_generate(s, longer, 70, &opts, &stats, &err), PR_OK);
+    assert_int_equal(stats.finish, PR_FINISH_CANCELLED);
+    assert_int_equal(stats.n_prompt, 32);
+    assert_int_equal(pr_session_length(s), 32);
+    pr_session_close(s);
     cancel = 0;
     a = (answer){.cancel = &cancel, .stop_after = 7};
     assert_int_equal(ask(e, words(40), &a, &err), PR_OK); /* between two tokens */
