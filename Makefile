@@ -170,6 +170,7 @@ endef
 $(foreach f,$(UNIT_SRC),$(eval $(call unit_rule,$f)))
 
 $(B)/obj/test/%.o: EXTRA = $(TEST_FLAGS) -Itest
+$(B)/obj/fuzz/%.o: EXTRA = -Wno-missing-prototypes
 $(B)/obj/src/kernels/avx2/%.o: EXTRA = $(FLAGS_avx2)
 $(B)/obj/src/kernels/avx512/%.o: EXTRA = $(FLAGS_avx512)
 
