@@ -57,6 +57,7 @@ static void slice_of_tiles(const walk *k, uint32_t tile, uint32_t n_tiles, uint3
         span.x = (const uint8_t *)a->x + t * a->x_stride + (size_t)unit * plan->x_unit;
         span.y = a->y + t * a->y_stride + (size_t)tile * PR_TILE_ROWS;
         plan->span(&span, n_tiles, n);
+        span.ahead = 0; /* once is enough */
         t += n;
     }
 }
@@ -66,7 +67,7 @@ static uint32_t at_most(uint32_t n, uint32_t most) { return n < most ? n : most;
 void pr__mm_walk(const pr_mm_args *args, const pr__mm_plan *plan) {
     uint32_t n_units = args->cols / plan->unit_cols;
     uint32_t slice = args->n_tokens <= plan->tokens && plan->decode == NULL ? n_units : plan->slice;
-    bool few = args->n_tokens * (size_t)n_units * plan->x_unit <= X_BYTES_FEW;
+    bool few = args->n_tokens <= plan->tokens || args->n_tokens * (size_t)n_units * plan->x_unit <= X_BYTES_FEW;
     walk k = {.args = args, .plan = plan, .tile_bytes = (size_t)n_units * plan->w_unit};
     if (few) {
         k.ahead = AHEAD / plan->tiles;

@@ -22,7 +22,7 @@ typedef struct pr__mm_span {
     float *y;         /* [n_tokens][n_tiles * 16] */
     size_t y_stride;  /* floats */
     uint32_t n_units;
-    size_t ahead; /* bytes from a weight to the one worth prefetching when it is used */
+    size_t ahead; /* bytes from a weight to the one worth prefetching when it is used; 0 when it has been asked for */
     bool first;   /* sums begin at 0; else at what y holds */
 } pr__mm_span;
 
