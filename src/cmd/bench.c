@@ -208,18 +208,20 @@ static figures sum_up(bench *b) {
 static void print_text(const bench *b, const figures *f, pr_str *s) {
     char a[32], c[32];
     const pr_engine_info *i = &b->info;
+    const char *plural = b->repeats == 1 ? "" : "s";
     double off = ((double)b->peak_bytes / (double)i->peak_bytes - 1) * 100;
     pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", pr__models_title(i),
                   pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
                   b->load.opts.exact ? ", exact" : "", i->n_threads);
     pr_str_printf(s, "load     %.2f s\n", b->load_seconds);
     if (b->n_prompt) {
-        pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u runs), first token after %.3f s\n",
-                      b->n_prompt, f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, f->first_seconds);
+        pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u run%s), first token after %.3f s\n",
+                      b->n_prompt, f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, plural,
+                      f->first_seconds);
     }
     if (b->n_answer) {
-        pr_str_printf(s, "decode   %u tokens, %u at once: %.1f tokens/s (%.1f to %.1f in %u runs)\n", b->n_answer,
-                      b->streams, f->decode_rate, f->decode_worst, f->decode_best, b->repeats);
+        pr_str_printf(s, "decode   %u tokens, %u at once: %.1f tokens/s (%.1f to %.1f in %u run%s)\n", b->n_answer,
+                      b->streams, f->decode_rate, f->decode_worst, f->decode_best, b->repeats, plural);
         pr_str_printf(s, "reading  %.2f GB/s of weights, %.0f%% of the %.2f GB/s that this machine reads\n",
                       f->read_rate / 1e9, f->read_share * 100, b->bandwidth / 1e9);
     }

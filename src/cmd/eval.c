@@ -232,8 +232,9 @@ static double percentile_99(eval *e) {
 
 static void print_text(eval *e, pr_str *s) {
     figures f = sum_up(&e->under_test, e->n_scored);
-    pr_str_printf(s, "text        %s: %zu tokens in %llu chunks of %u%s\n", e->text_name, e->n_ids,
-                  (unsigned long long)e->n_chunks, e->window, e->n_bos ? ", each with the start token" : "");
+    pr_str_printf(s, "text        %s: %zu tokens in %llu chunk%s of %u%s\n", e->text_name, e->n_ids,
+                  (unsigned long long)e->n_chunks, e->n_chunks == 1 ? "" : "s", e->window,
+                  e->n_bos ? ", each with the start token" : "");
     pr_str_printf(s, "perplexity  %.4f +- %.4f over %llu tokens\n", f.perplexity, f.error,
                   (unsigned long long)e->n_scored);
     if (!e->reference.engine) return;

@@ -48,7 +48,7 @@ static int usage_error(const char *what, const char *name) {
 }
 
 static int print_help(void) {
-    printf("usage: precis COMMAND [ARGUMENTS]\nAn LLM server and toolkit that fits the machine it is on.\n\n");
+    printf("usage: precis COMMAND [ARGUMENTS]\nRuns language models on the machine at hand.\n\n");
     for (size_t i = 0; i < N_COMMANDS; i++) printf("  %-10s%s\n", commands[i].name, commands[i].help);
     printf("\n`precis COMMAND --help` says more; `man precis` says all.\n"
            "To begin: precis pull smollm2 && precis run smollm2 \"Why is the sky blue?\"\n");
@@ -77,6 +77,7 @@ static int dispatch(int argc, const char **argv) {
     bool help = !strcmp(name, "help");
     if (!strcmp(name, "--help") || !strcmp(name, "-h") || (help && argc < 3)) return print_help();
     const char *wanted = help ? argv[2] : name;
+    if (help && (!strcmp(wanted, "help") || !strcmp(wanted, "--help"))) return print_help();
     const command *c = find(wanted);
     if (!c) return usage_error(wanted[0] == '-' ? "flag" : "command", wanted);
     if (help) return c->run(1, (const char *[]){"--help"});
