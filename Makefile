@@ -7,6 +7,7 @@
 MODE   ?= release
 PREFIX ?= /usr/local
 WERROR ?= 0
+VERSION = $(shell sed -n 's/^.define PRECIS_VERSION "\(.*\)"/\1/p' include/precis.h)
 
 MODES := release debug asan tsan fuzz
 ifeq ($(filter $(MODE),$(MODES)),)
@@ -116,7 +117,11 @@ format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
 install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
+	install -m 644 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libprecis.a
+	@printf '%s\n' 'Name: precis' 'Description: language models on the machine at hand' 'Version: $(VERSION)' \
+	    'Requires: $(LIBS)' 'Cflags: -I$(PREFIX)/include' 'Libs: -L$(PREFIX)/lib -lprecis -pthread -lm' \
+	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/precis.pc
 	$(if $(PROGRAM),install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/precis)
 	install -m 644 include/precis.h $(DESTDIR)$(PREFIX)/include/precis.h
 	$(if $(wildcard docs/precis.1),install -d $(DESTDIR)$(PREFIX)/share/man/man1)
@@ -134,7 +139,7 @@ help:
 	@echo '  fuzz     build the fuzz targets (clang)'
 	@echo '  tidy     check the rules of the house, clang-format, clang-tidy'
 	@echo '  format   run clang-format over every C file'
-	@echo '  install  program, header, man page (PREFIX=$(PREFIX), DESTDIR)'
+	@echo '  install  program, library, header, man page (PREFIX=$(PREFIX), DESTDIR)'
 	@echo '  clean    remove build/'
 
 # ---- rules ----
