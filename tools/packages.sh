@@ -4,6 +4,8 @@
 #   tools/packages.sh build test   to check it, too (./check)
 # Installs what is missing (as root, or through sudo) and says so; does nothing when all is there.
 set -euo pipefail
+usage() { echo "usage: tools/packages.sh build|test ..." >&2; exit 2; }
+[[ $# -gt 0 ]] || usage
 
 build=(gcc libc6-dev make pkg-config
     libjansson-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libutf8proc-dev libhwloc-dev libedit-dev
@@ -16,7 +18,7 @@ for group in "$@"; do
     case $group in
         build) wanted+=("${build[@]}") ;;
         test) wanted+=("${test[@]}") ;;
-        *) echo "usage: tools/packages.sh [build] [test]" >&2; exit 2 ;;
+        *) usage ;;
     esac
 done
 
