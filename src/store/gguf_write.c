@@ -8,7 +8,8 @@
  * over data in any pieces; what is larger than the buffer goes straight out.
  *
  * Nobody ever sees half a file: it is written as PATH.partNNN, synced, and
- * renamed at the end, or deleted.
+ * renamed at the end, or deleted. A rename would put that file in the place of a device or
+ * a pipe, for all programs of the machine, so only what is missing or a regular file is replaced.
  */
 #include "store/gguf_write.h"
 
@@ -16,6 +17,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -56,6 +58,7 @@ pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
         return pr_fail(err, PR_ERR_ARG, "GGUF alignment %u is not a power of two from 8 on", alignment);
     }
+    struct stat there;
     pr_str part = {0};
     pr_gguf_writer *w = pr_calloc(PR_TAG_FILE, 1, sizeof *w);
     if (!w) return pr_fail_nomem(err, "GGUF writer", sizeof *w);
@@ -68,6 +71,10 @@ pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **
     pr_status status = PR_OK;
     if (!w->path || !w->part || !w->buffer) {
         status = pr_fail_nomem(err, "GGUF writer", BUFFER);
+        goto fail;
+    }
+    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
+        status = pr_fail(err, PR_ERR_ARG, "%s is there and is no regular file: it will not be replaced", path);
         goto fail;
     }
     w->fd = open(w->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);

@@ -3,7 +3,8 @@
  *
  * Metadata and tensor descriptions first, then the data of each tensor in
  * order. The file appears under its name only when pr_gguf_finish() succeeds
- * (written beside it, synced, renamed); disk space is checked before the first
+ * (written beside it, synced, renamed); a name that is taken by anything but a
+ * regular file is refused (PR_ERR_ARG); disk space is checked before the first
  * byte. Not thread-safe.
  */
 #ifndef PRECIS_STORE_GGUF_WRITE_H

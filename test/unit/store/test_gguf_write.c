@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include "base/mem.h"
 #include "store/gguf_write.h"
@@ -224,6 +225,23 @@ static void checks_the_disk_before_it_writes(void **state) {
     assert_int_equal(n_entries(), 0);
 }
 
+static void replaces_nothing_but_regular_files(void **state) {
+    (void)state;
+    struct stat there;
+    pr_gguf_writer *w;
+    pr_err err = {0};
+    unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0); /* stands for /dev/full and its like */
+    assert_int_equal(pr_gguf_create(path, 32, &w, &err), PR_ERR_ARG);
+    assert_null(w);
+    assert_non_null(strstr(err.text, path));
+    assert_non_null(strstr(err.text, "regular file"));
+    assert_int_equal(lstat(path, &there), 0);
+    assert_true(S_ISFIFO(there.st_mode));
+    assert_int_equal(n_entries(), 1);
+    unlink(path);
+}
+
 static void a_failed_write_leaves_nothing(void **state) {
     (void)state;
     struct rlimit old, small = {.rlim_cur = 100, .rlim_max = RLIM_INFINITY};
@@ -265,7 +283,7 @@ int main(void) {
         cmocka_unit_test(writes_what_is_read_back),         cmocka_unit_test(writes_files_without_tensors),
         cmocka_unit_test(large_pieces_pass_the_buffer),     cmocka_unit_test(refuses_wrong_calls),
         cmocka_unit_test(checks_the_disk_before_it_writes), cmocka_unit_test(a_failed_write_leaves_nothing),
-        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(every_allocation_may_fail),        cmocka_unit_test(replaces_nothing_but_regular_files),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }
