@@ -60,13 +60,15 @@ static pr_status read_shape(llama *m, pr_err *err) {
         return pr_fail(err, PR_ERR_UNSUPPORTED, "mixture-of-experts models are not supported");
     bool sane = d->n_layers >= 1 && d->n_layers <= 1024 && d->n_embd >= 1 && d->n_embd <= 1 << 17 && d->n_heads >= 1 &&
                 d->n_heads <= 1024 && d->n_kv_heads >= 1 && d->n_heads % d->n_kv_heads == 0 && d->head_dim >= 1 &&
-                d->head_dim <= 512 && d->n_ff >= 1 && d->n_ff <= 1 << 20 && d->context_train >= 1 && m->eps >= 0 &&
-                m->eps < 1;
+                d->head_dim <= 512 && d->n_ff >= 1 && d->n_ff <= 1 << 20 && d->context_train >= 1;
     if (!sane)
         return pr_fail(
             err, PR_ERR_FORMAT,
             "impossible shape: %u layers, width %u, %u heads, %u KV heads of %u, feed-forward %u, context %u",
             d->n_layers, d->n_embd, d->n_heads, d->n_kv_heads, d->head_dim, d->n_ff, d->context_train);
+    if (!(m->eps >= 0 && m->eps < 1))
+        return pr_fail(err, PR_ERR_FORMAT, "an RMS norm epsilon of %g is impossible: it is between 0 and 1",
+                       (double)m->eps);
     return PR_OK;
 }
 

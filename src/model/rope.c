@@ -36,16 +36,19 @@ static double scaled_yarn(const pr_rope *r, double f, uint32_t i) {
     return f / r->factor * ramp + f * (1 - ramp);
 }
 
+static pr_node_id impossible(pr_graph *g, const pr_rope *rope) {
+    if (!g->err.status)
+        (void)pr_fail(&g->err, PR_ERR_FORMAT, "rotary embedding of %u dimensions, base %g, factor %g is impossible",
+                      rope->n_rot, (double)rope->base, (double)rope->factor);
+    return PR_NODE_NONE;
+}
+
 pr_node_id pr_rope_freqs(pr_graph *g, const pr_rope *rope, float *table_factor) {
     float freqs[512];
     uint32_t n = rope->n_rot / 2;
     *table_factor = 1;
-    if (rope->n_rot % 2 || n == 0 || n > sizeof freqs / sizeof *freqs || !(rope->base > 0) || !(rope->factor > 0)) {
-        if (!g->err.status)
-            (void)pr_fail(&g->err, PR_ERR_FORMAT, "rotary embedding of %u dimensions, base %g, factor %g is impossible",
-                          rope->n_rot, (double)rope->base, (double)rope->factor);
-        return PR_NODE_NONE;
-    }
+    if (rope->n_rot % 2 || n == 0 || n > sizeof freqs / sizeof *freqs || !(rope->base > 0) || !(rope->factor > 0))
+        return impossible(g, rope);
     for (uint32_t i = 0; i < n; i++) {
         double f = pow(rope->base, -2.0 * i / rope->n_rot);
         switch (rope->scaling) {
@@ -55,6 +58,7 @@ pr_node_id pr_rope_freqs(pr_graph *g, const pr_rope *rope, float *table_factor) 
         case PR_ROPE_YARN: f = scaled_yarn(rope, f, i); break;
         }
         freqs[i] = (float)f;
+        if (!isfinite(freqs[i])) return impossible(g, rope); /* e.g. yarn with a base of 1 or a negative beta */
     }
     if (rope->scaling == PR_ROPE_YARN) {
         float factor = rope->attention_factor > 0 ? rope->attention_factor : 0.1F * logf(rope->factor) + 1;

@@ -321,6 +321,8 @@ static void folders_name_their_own_keys(void **state) {
         folder_with(quoted, "\"elsewhere\"");
         refuse_path(rig_path(""), PR_ERR_FORMAT, keys[i]);
     }
+    folder_with("\"rms_norm_eps\"", "\"rms_norm_eps\": 1.5, \"was\"");
+    refuse_path(rig_path(""), PR_ERR_FORMAT, "epsilon of 1.5");
     folder_with("\"llama\"", "\"frobnicator\"");
     refuse_path(rig_path(""), PR_ERR_UNSUPPORTED, "frobnicator");
     folder_with("\"model_type\"", "\"elsewhere\"");
@@ -387,10 +389,21 @@ static void rope_scalings(void **state) {
 static void impossible_ropes(void **state) {
     (void)state;
     const pr_rope bad[] = {
-        {.n_rot = 0, .base = 10000, .factor = 1},    {.n_rot = 7, .base = 10000, .factor = 1},
-        {.n_rot = 2048, .base = 10000, .factor = 1}, {.n_rot = 8, .base = 0, .factor = 1},
-        {.n_rot = 8, .base = -1, .factor = 1},       {.n_rot = 8, .base = NAN, .factor = 1},
-        {.n_rot = 8, .base = 10000, .factor = 0},    {.n_rot = 8, .base = 10000, .factor = NAN},
+        {.n_rot = 0, .base = 10000, .factor = 1},
+        {.n_rot = 7, .base = 10000, .factor = 1},
+        {.n_rot = 2048, .base = 10000, .factor = 1},
+        {.n_rot = 8, .base = 0, .factor = 1},
+        {.n_rot = 8, .base = -1, .factor = 1},
+        {.n_rot = 8, .base = NAN, .factor = 1},
+        {.n_rot = 8, .base = 10000, .factor = 0},
+        {.n_rot = 8, .base = 10000, .factor = NAN},
+        {.n_rot = 8,
+         .base = 1,
+         .factor = 2,
+         .scaling = PR_ROPE_YARN,
+         .context_original = 64,
+         .beta_fast = 1e9F,
+         .beta_slow = -1},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         pr_graph g;
