@@ -98,12 +98,20 @@ static pr_status store(const pr_flag *flag, const char *value, pr_err *err) {
 
 /* ---- finding ---- */
 
-static const pr_flag *find(const pr_usage *usage, const char *name, size_t len, char letter) {
+static const pr_flag *find_name(const pr_usage *usage, const char *name, size_t len) {
     for (size_t g = 0; g < usage->n_groups; g++) {
         for (size_t i = 0; i < usage->groups[g].n; i++) {
             const pr_flag *flag = &usage->groups[g].flags[i];
-            if (letter ? flag->letter == letter : strlen(flag->name) == len && !memcmp(flag->name, name, len))
-                return flag;
+            if (strlen(flag->name) == len && !memcmp(flag->name, name, len)) return flag;
+        }
+    }
+    return NULL;
+}
+
+static const pr_flag *find_letter(const pr_usage *usage, char letter) {
+    for (size_t g = 0; g < usage->n_groups; g++) {
+        for (size_t i = 0; i < usage->groups[g].n; i++) {
+            if (usage->groups[g].flags[i].letter == letter) return &usage->groups[g].flags[i];
         }
     }
     return NULL;
@@ -130,10 +138,10 @@ static pr_status take_flag(const pr_usage *usage, int argc, const char **argv, i
     const pr_flag *flag;
     if (written[1] == '-') {
         size_t len = strcspn(written + 2, "=");
-        flag = find(usage, written + 2, len, 0);
+        flag = find_name(usage, written + 2, len);
         if (written[2 + len]) value = written + 2 + len + 1;
     } else {
-        flag = find(usage, NULL, 0, written[1]);
+        flag = find_letter(usage, written[1]);
         if (written[2]) value = written + 2;
     }
     if (!flag) return unknown_flag(usage, written, err);

@@ -22,8 +22,6 @@
 
 enum { SAID_BYTES_MAX = 64 * 1024, TICK_MS = 200 };
 
-extern char **environ;
-
 /* environ with env in front, where it wins; NULL when out of memory. */
 static char **make_environment(const char *env) {
     size_t n = 0, at = 0;

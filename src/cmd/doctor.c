@@ -47,21 +47,23 @@ static const char *verdict_mark(verdict v) {
 
 static void tell(doctor *d, verdict v, const char *what, const char *fmt, ...) PR_PRINTF(4, 5);
 static void tell(doctor *d, verdict v, const char *what, const char *fmt, ...) {
-    char text[400];
+    pr_str text = {0};
     va_list args;
     va_start(args, fmt);
-    vsnprintf(text, sizeof text, fmt, args);
+    pr_str_vprintf(&text, fmt, args);
     va_end(args);
+    const char *told = pr_str_ok(&text) ? text.data : "out of memory";
     d->n_bad += v == BAD;
     if (!d->json) {
-        pr_str_printf(&d->out, "%s %-12s%s\n", verdict_mark(v), what, text);
-        return;
+        pr_str_printf(&d->out, "%s %-12s%s\n", verdict_mark(v), what, told);
+    } else {
+        pr__json_key(&d->out, what);
+        pr__json_open(&d->out);
+        pr__json_text(&d->out, "verdict", verdict_name(v));
+        pr__json_text(&d->out, "text", told);
+        pr__json_close(&d->out);
     }
-    pr__json_key(&d->out, what);
-    pr__json_open(&d->out);
-    pr__json_text(&d->out, "verdict", verdict_name(v));
-    pr__json_text(&d->out, "text", text);
-    pr__json_close(&d->out);
+    pr_str_free(&text);
 }
 
 static void look_at_processor(doctor *d) {

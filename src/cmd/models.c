@@ -124,25 +124,26 @@ void pr__models_names_free(pr_model_names *names) {
 
 /* ---- resolving ---- */
 
-/* The index of the one name that model means, or names->n. *n_near counts the names that begin with it. */
-static size_t match(const pr_model_names *names, const char *model, size_t *n_near) {
+/* The one name that model means, or NULL. *n_near counts the names that begin with it. */
+static const char *match(const pr_model_names *names, const char *model, size_t *n_near) {
     const pr_known_model *by_alias = pr__models_known(model);
-    size_t len = strlen(model), found = names->n;
+    const char *found = NULL;
+    size_t len = strlen(model);
     *n_near = 0;
     for (size_t i = 0; i < names->n && by_alias; i++) {
-        if (!strcmp(names->name[i], by_alias->file)) return i;
+        if (!strcmp(names->name[i], by_alias->file)) return names->name[i];
     }
     for (size_t i = 0; i < names->n; i++) {
         const char *name = names->name[i];
         if (strncasecmp(name, model, len) != 0) continue;
         if (!name[len] || !strcasecmp(name + len, ".gguf")) {
             *n_near = 1;
-            return i;
+            return name;
         }
         ++*n_near;
-        found = i;
+        found = name;
     }
-    return *n_near == 1 ? found : names->n;
+    return *n_near == 1 ? found : NULL;
 }
 
 static pr_status not_found(const char *model, const char *dir, const pr_model_names *names, size_t n_near,
@@ -191,9 +192,9 @@ pr_status pr__models_resolve(const char *model, char **path, pr_err *err) {
     pr_status status = pr__models_dir(&dir, err);
     if (status == PR_OK && !strchr(model, '/')) status = pr__models_names(dir, &names, err);
     if (status == PR_OK) {
-        size_t i = match(&names, model, &n_near);
-        if (i == names.n) status = not_found(model, dir, &names, n_near, err);
-        else if (!(*path = pr__path_join(dir, names.name[i]))) status = pr_fail_nomem(err, "a path", 0);
+        const char *name = match(&names, model, &n_near);
+        if (!name) status = not_found(model, dir, &names, n_near, err);
+        else if (!(*path = pr__path_join(dir, name))) status = pr_fail_nomem(err, "a path", 0);
     }
     pr__models_names_free(&names);
     pr_free(dir);

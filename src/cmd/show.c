@@ -142,8 +142,7 @@ static void tensor(pr_str *s, const pr_tensor_info *t, bool json) {
         pr_str_printf(s, "%-32s %-5s ", t->name, type);
     }
     for (uint32_t d = 0; d < t->n_dims; d++) {
-        pr_str_printf(s, json ? "%s%llu" : "%s%llu", d ? (json ? ", " : " x ") : (json ? "[" : ""),
-                      (unsigned long long)t->dims[d]);
+        pr_str_printf(s, "%s%llu", d ? (json ? ", " : " x ") : (json ? "[" : ""), (unsigned long long)t->dims[d]);
     }
     if (json) {
         pr_str_puts(s, "]");

@@ -102,6 +102,7 @@ static pr_status check_space(const wheel *w) {
 /* ---- pip ---- */
 
 static const char *last_line(pr_str *said) {
+    if (!said->data) return "it said nothing";
     while (said->len > 0 && (said->data[said->len - 1] == '\n' || said->data[said->len - 1] == '\r'))
         said->data[--said->len] = '\0';
     if (said->len == 0) return "it said nothing";
