@@ -38,6 +38,14 @@ static bool on_text(void *arg, const char *text, size_t len) {
     return !ferror(stdout);
 }
 
+static void tell_cut(const chat *c) {
+    pr_engine_info info;
+    pr_engine_describe(c->talk.engine, &info);
+    bool full = pr_session_length(c->talk.session) >= info.context_max;
+    printf("(cut after %u tokens; %s)\n", c->talk.stats.n_generated,
+           full ? "the context is full: /reset, or a larger --context" : "-n sets how many");
+}
+
 static void answer(chat *c, const char *text) {
     pr_err err = {0};
     char buf[200];
@@ -53,8 +61,7 @@ static void answer(chat *c, const char *text) {
         return;
     }
     if (stopped) printf("(stopped)\n");
-    else if (c->talk.stats.finish == PR_FINISH_LENGTH)
-        printf("(cut after %u tokens; -n sets how many)\n", c->talk.stats.n_generated);
+    else if (c->talk.stats.finish == PR_FINISH_LENGTH) tell_cut(c);
     if (c->show_stats) printf("(%s)\n", pr__chat_stats(&c->talk.stats, buf, sizeof buf));
 }
 

@@ -60,7 +60,7 @@ pr_flag_group pr__load_flags(pr_load *load) {
     const pr_flag flags[PR_LOAD_FLAGS] = {
         {"threads", 't', PR_FLAG_U32, "N", "", &load->threads, NULL, NULL},
         {"context", 0, PR_FLAG_U32, "N", "tokens", &o->context_max, NULL, NULL},
-        {"batch", 0, PR_FLAG_U32, "N", "rows a step", &o->batch_max, NULL, NULL},
+        {"batch", 0, PR_FLAG_U32, "N", "tokens a step", &o->batch_max, NULL, NULL},
         {"kv", 0, PR_FLAG_CALL, "f16|q8", "", &o->kv_type, parse_kv, NULL},
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
         {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},

@@ -148,4 +148,11 @@ ok("and is not kept", "cut after 4 tokens" in (t.wait_for(PROMPT) or ""), repr(t
 t.send("\x04")
 ok("leaves", t.end() == 0)
 
+t = Terminal("run", model, "--template", "chatml", "--ignore-eos", "--context", "64")
+t.wait_for(PROMPT)
+t.line("Hi")
+ok("an answer that fills the context says so", "the context is full" in (t.wait_for(PROMPT) or ""), repr(t.seen))
+t.send("\x04")
+ok("leaves", t.end() == 0)
+
 finish()
