@@ -112,6 +112,9 @@ static pr_status feed_chunk(eval *e, const int32_t *ids, size_t n) {
         status = feed(&e->under_test, ids + at, rows, &e->err);
         if (status == PR_OK) status = feed(&e->reference, ids + at, rows, &e->err);
         for (uint32_t r = 0; r < rows && status == PR_OK; r++) score(e, r, ids[at + r + 1]);
+        if (status == PR_OK && !(isfinite(e->under_test.nll) && isfinite(e->reference.nll)))
+            return pr_fail(&e->err, PR_ERR_FORMAT,
+                           "the logits are not finite numbers: the model's weights are damaged");
     }
     return status;
 }

@@ -5,7 +5,7 @@
  * character is whole, the stop matcher holds back what could become a stop
  * string. Everything is allocated before the first token.
  */
-#include <string.h>
+#include <math.h>
 
 #include "engine/engine_impl.h"
 #include "sample/sample.h"
@@ -86,6 +86,8 @@ static pr_status next_token(generation *g, int32_t *token, pr_err *err) {
     pr_status st = pr_sample(&g->opts->sample, pr_engine_logits(s->engine, 0), sampled_vocab(s->engine), s->history,
                              s->kv.n_tokens, g->stats->n_generated, g->cands, token, err);
     if (st) return st;
+    if (!isfinite(pr_engine_logits(s->engine, 0)[*token]))
+        return pr_fail(err, PR_ERR_FORMAT, "the logits are not finite numbers: the model's weights are damaged");
     double now = pr_now();
     if (g->stats->n_generated++ == 0) g->stats->first_token_seconds = now - g->start;
     if (!g->opts->ignore_end && pr_vocab_is_end(s->engine->vocab, *token)) {

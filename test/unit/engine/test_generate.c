@@ -400,6 +400,28 @@ static void padding_is_never_sampled(void **state) {
     pr_engine_close(e);
 }
 
+/* Weights that are not numbers are an error, not an answer of arbitrary tokens. */
+static void damaged_weights_are_told(void **state) {
+    (void)state;
+    const char *path = rig_model(&(llama_gguf){.n_layers = 2, .type = PR_F32}, "damaged.gguf");
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    assert_int_equal(fseek(f, 0, SEEK_END), 0);
+    long size = ftell(f), from = size / 2 / 4 * 4;
+    assert_int_equal(fseek(f, from, SEEK_SET), 0);
+    for (long at = from; at < size; at += 4) assert_int_equal(fwrite(&(float){NAN}, 4, 1, f), 1);
+    assert_int_equal(fclose(f), 0);
+    pr_engine *e = rig_open(path, &(pr_engine_opts){.n_threads = 1, .context_max = CONTEXT});
+    pr_session *s;
+    pr_err err = {0};
+    assert_int_equal(pr_session_open(e, &s, &err), PR_OK);
+    pr_generate_opts opts = {.max_tokens = 4};
+    assert_int_equal(pr_session_generate(s, prompt, N_PROMPT, &opts, NULL, &err), PR_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "not finite"));
+    pr_session_close(s);
+    pr_engine_close(e);
+}
+
 static void times_are_told(void **state) {
     (void)state;
     pr_engine *e = engine_of(1);
@@ -447,6 +469,7 @@ int main(void) {
         cmocka_unit_test(kv_memory_that_runs_out),
         cmocka_unit_test(only_whole_characters_come_out),
         cmocka_unit_test(padding_is_never_sampled),
+        cmocka_unit_test(damaged_weights_are_told),
         cmocka_unit_test(times_are_told),
         cmocka_unit_test(a_trained_model_tells_a_story),
     };
