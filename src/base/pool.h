@@ -18,7 +18,7 @@
 typedef struct pr_team pr_team;
 
 /* n_threads >= 1 counts the caller. Each thread has its own share of the processors the process may use (big cores
- * first, by hwloc), when there are enough of them; the calling thread is bound to its share during a run only. All
+ * first, by hwloc), when there are enough of them; the calling thread is bound to its share during a run at most. All
  * but the calling thread run at nice `nice` when > 0. */
 pr_status pr_team_open(int n_threads, int nice, pr_team **out, pr_err *err);
 void pr_team_close(pr_team *team);
