@@ -141,9 +141,11 @@ static pr_status feed_all(eval *e) {
 
 /* ---- preparing ---- */
 
-static pr_status open_one(eval *e, const char *name, bool exact, model *m) {
+/* The reference keeps keys and values at full length, so that --kv q8 can be held against it. */
+static pr_status open_one(eval *e, const char *name, bool is_reference, model *m) {
     pr_load load = e->load;
-    load.opts.exact = load.opts.exact || exact;
+    if (is_reference) load.opts.kv_type = PR_KV_F16;
+    if (is_reference && e->reference_exact) load.opts.exact = true;
     pr_status status = pr__load_open(&load, name, &m->engine, &e->err);
     if (status == PR_OK) pr_engine_describe(m->engine, &m->info);
     return status == PR_OK ? pr_session_open(m->engine, &m->session, &e->err) : status;
@@ -178,7 +180,7 @@ static pr_status open_models(eval *e, const char *name) {
     pr_status status = choose_window(e, name);
     if (status == PR_OK) status = open_one(e, name, false, &e->under_test);
     if (status == PR_OK && reference) {
-        status = open_one(e, e->reference_name ? e->reference_name : name, e->reference_exact, &e->reference);
+        status = open_one(e, e->reference_name ? e->reference_name : name, true, &e->reference);
     }
     if (status == PR_OK && reference && e->reference.info.n_vocab != e->under_test.info.n_vocab) {
         status = pr_fail(&e->err, PR_ERR_ARG,
