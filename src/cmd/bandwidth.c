@@ -6,9 +6,11 @@
  * 64-bit words; the compiler vectorizes it, and one core's loads outrun its
  * share of the memory bus long before the additions matter.
  *
- * The buffer is far larger than the caches and read from end to end, but timed
- * in slices of a few milliseconds, and the best slice counts: a neighbour takes
- * the processor away for longer than that, and can only make a slice slower.
+ * The buffer is 128 MiB for each thread and at least 512, where memory allows:
+ * several times what a thread has of the last cache (what the system says of
+ * cache sizes is not to be trusted in virtual machines). It is read round and round, but timed in slices
+ * of a few milliseconds, and the best slice counts: a neighbour takes the
+ * processor away for longer than that, and can only make a slice slower.
  */
 #include "cmd/bandwidth.h"
 
@@ -22,66 +24,87 @@
 #include "base/pool.h"
 #include "cmd/term.h"
 
-enum { CHUNK_BYTES = 1 << 20, SLICE_CHUNKS = 64, SLICES_MIN = 2, SLICES_MAX = 16, PASSES = 6 };
+enum { CHUNK_BYTES = 1 << 20, SLICE_CHUNKS = 128, SLICES_MIN = 4, SLICES_MAX = 16, READS = 96 };
+
+static const double SECONDS_MAX = 2;
+
+typedef struct slice {
+    uint64_t *words;             /* [SLICE_CHUNKS * CHUNK_BYTES / 8] */
+    uint64_t sums[SLICE_CHUNKS]; /* keeps the loads alive */
+} slice;
 
 typedef struct reading {
     pr_team *team;
-    uint64_t *words;
-    uint64_t *sums; /* [n_slices * SLICE_CHUNKS]: keeps the loads alive */
-    uint32_t n_slices, slice;
+    slice *slices; /* [n_slices] */
+    uint32_t n_slices;
+    slice *now; /* being touched or read */
 } reading;
 
 static void read_chunk(void *ctx, uint32_t chunk, int thread) {
-    const reading *r = ctx;
-    const size_t n = CHUNK_BYTES / sizeof *r->words;
-    const size_t at = (size_t)r->slice * SLICE_CHUNKS + chunk;
-    const uint64_t *w = r->words + at * n;
+    slice *s = ctx;
+    const size_t n = CHUNK_BYTES / sizeof *s->words;
+    const uint64_t *w = s->words + chunk * n;
     uint64_t sum = 0;
     (void)thread;
     for (size_t i = 0; i < n; i++) sum += w[i];
-    r->sums[at] = sum;
+    s->sums[chunk] = sum;
 }
 
 static void touch_chunk(void *ctx, uint32_t chunk, int thread) {
-    const reading *r = ctx;
-    const size_t n = CHUNK_BYTES / sizeof *r->words;
+    const slice *s = ctx;
+    const size_t n = CHUNK_BYTES / sizeof *s->words;
     (void)thread;
-    for (size_t i = 0; i < n; i++) r->words[chunk * n + i] = i;
+    for (size_t i = 0; i < n; i++) s->words[chunk * n + i] = i;
+}
+
+/* A loop of the team may be over before a late thread enters it, so the watch is held outside, around whole runs. */
+static void touch_slice(void *ctx, int thread) {
+    reading *r = ctx;
+    pr_team_for(r->team, thread, SLICE_CHUNKS, touch_chunk, r->now);
 }
 
 static void read_slice(void *ctx, int thread) {
     reading *r = ctx;
-    pr_team_for(r->team, thread, SLICE_CHUNKS, read_chunk, r);
+    pr_team_for(r->team, thread, SLICE_CHUNKS, read_chunk, r->now);
 }
 
-static void touch_all(void *ctx, int thread) {
-    reading *r = ctx;
-    pr_team_for(r->team, thread, r->n_slices * SLICE_CHUNKS, touch_chunk, r);
+static double measure_slices(reading *r) {
+    double best = 0;
+    for (uint32_t i = 0; i < r->n_slices; i++) {
+        r->now = &r->slices[i];
+        pr_team_run(r->team, touch_slice, r);
+    }
+    double end = pr_now() + SECONDS_MAX;
+    for (uint32_t i = 0; i < READS && pr_now() < end; i++) {
+        r->now = &r->slices[i % r->n_slices];
+        double start = pr_now();
+        pr_team_run(r->team, read_slice, r);
+        double rate = (double)SLICE_CHUNKS * CHUNK_BYTES / (pr_now() - start);
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+static uint32_t slices_for(int n_threads, size_t slice_bytes) {
+    uint64_t fit = pr_ram_available() / 4 / slice_bytes;
+    uint32_t n = n_threads < SLICES_MIN ? SLICES_MIN : n_threads > SLICES_MAX ? SLICES_MAX : (uint32_t)n_threads;
+    return fit >= n ? n : fit > 0 ? (uint32_t)fit : 1;
 }
 
 /* In the child: bytes a second, or 0. */
 static double measure(int n_threads) {
     const size_t slice_bytes = (size_t)SLICE_CHUNKS * CHUNK_BYTES;
-    reading r = {0};
-    uint64_t fit = pr_ram_available() / 4 / slice_bytes;
+    reading r = {.n_slices = slices_for(n_threads, slice_bytes)};
     double best = 0;
-    r.n_slices = fit > SLICES_MAX ? SLICES_MAX : fit < SLICES_MIN ? SLICES_MIN : (uint32_t)fit;
-    size_t bytes = r.n_slices * slice_bytes;
-    r.words = pr_map(PR_TAG_MISC, bytes);
-    r.sums = pr_calloc(PR_TAG_MISC, (size_t)r.n_slices * SLICE_CHUNKS, sizeof *r.sums);
-    if (r.words && r.sums && pr_team_open(n_threads, 0, &r.team, NULL) == PR_OK) {
-        pr_team_run(r.team, touch_all, &r);
-        for (uint32_t i = 0; i < PASSES * r.n_slices; i++) {
-            r.slice = i % r.n_slices;
-            double start = pr_now();
-            pr_team_run(r.team, read_slice, &r);
-            double rate = (double)slice_bytes / (pr_now() - start);
-            if (rate > best) best = rate;
-        }
+    unsigned char *memory = pr_map(PR_TAG_MISC, r.n_slices * slice_bytes);
+    r.slices = pr_calloc(PR_TAG_MISC, r.n_slices, sizeof *r.slices);
+    if (memory && r.slices && pr_team_open(n_threads, 0, &r.team, NULL) == PR_OK) {
+        for (uint32_t i = 0; i < r.n_slices; i++) r.slices[i].words = (uint64_t *)(void *)(memory + i * slice_bytes);
+        best = measure_slices(&r);
         pr_team_close(r.team);
     }
-    if (r.words) pr_unmap(PR_TAG_MISC, r.words, bytes);
-    pr_free(r.sums);
+    if (memory) pr_unmap(PR_TAG_MISC, memory, r.n_slices * slice_bytes);
+    pr_free(r.slices);
     return best;
 }
 
