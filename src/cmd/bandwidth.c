@@ -79,10 +79,10 @@ static double measure_slices(reading *r) {
         r->now = &r->slices[i % r->n_slices];
         double start = pr_now();
         pr_team_run(r->team, read_slice, r);
-        double rate = (double)SLICE_CHUNKS * CHUNK_BYTES / (pr_now() - start);
-        if (rate > best) best = rate;
+        double seconds = pr_now() - start;
+        if (best == 0 || seconds < best) best = seconds;
     }
-    return best;
+    return best > 0 ? (double)SLICE_CHUNKS * CHUNK_BYTES / best : 0;
 }
 
 static uint32_t slices_for(int n_threads, size_t slice_bytes) {
