@@ -75,8 +75,9 @@ static double measure_slices(reading *r) {
         pr_team_run(r->team, touch_slice, r);
     }
     double end = pr_now() + SECONDS_MAX;
-    for (uint32_t i = 0; i < READS && pr_now() < end; i++) {
-        r->now = &r->slices[i % r->n_slices];
+    for (uint32_t i = 0, at = 0; i < READS && pr_now() < end; i++) {
+        r->now = &r->slices[at];
+        at = at + 1 < r->n_slices ? at + 1 : 0;
         double start = pr_now();
         pr_team_run(r->team, read_slice, r);
         double seconds = pr_now() - start;

@@ -107,17 +107,17 @@ void pr_estimate_close(pr_estimate *estimate) {
     pr_free(estimate);
 }
 
-void pr_estimate_describe(const pr_estimate *b, pr_engine_info *out) {
-    const pr_model_desc *d = &b->desc;
+void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out) {
+    const pr_model_desc *d = &estimate->desc;
     *out = (pr_engine_info){
-        .path = pr_model_file_path(b->file),
+        .path = pr_model_file_path(estimate->file),
         .arch = d->arch,
         .name = d->name,
-        .weight_types = b->types,
-        .note = b->note,
-        .isa = b->exec.kernels->name,
+        .weight_types = estimate->types,
+        .note = estimate->note,
+        .isa = estimate->exec.kernels->name,
         .chat_template = "",
-        .n_params = b->weights.n_params,
+        .n_params = estimate->weights.n_params,
         .n_layers = d->n_layers,
         .n_embd = d->n_embd,
         .n_heads = d->n_heads,
@@ -126,28 +126,29 @@ void pr_estimate_describe(const pr_estimate *b, pr_engine_info *out) {
         .n_ff = d->n_ff,
         .n_vocab = d->n_vocab,
         .context_train = d->context_train,
-        .context_max = b->opts.context_max,
-        .batch_max = b->opts.batch_max,
-        .logits_max = b->opts.logits_max,
-        .n_threads = b->opts.n_threads,
-        .file_bytes = pr_model_file_bytes(b->file),
-        .weight_bytes = b->weights.bytes,
-        .weight_bytes_read = b->weights.read_bytes,
-        .kv_bytes_per_token = pr_kv_page_bytes(&b->kv) / PR_KV_TOKENS,
-        .kv_bytes_max = b->kv_bytes_max,
-        .scratch_bytes = pr_exec_bytes(&b->graph, &b->plan, &b->weights, &b->exec),
+        .context_max = estimate->opts.context_max,
+        .batch_max = estimate->opts.batch_max,
+        .logits_max = estimate->opts.logits_max,
+        .n_threads = estimate->opts.n_threads,
+        .file_bytes = pr_model_file_bytes(estimate->file),
+        .weight_bytes = estimate->weights.bytes,
+        .weight_bytes_read = estimate->weights.read_bytes,
+        .kv_bytes_per_token = pr_kv_page_bytes(&estimate->kv) / PR_KV_TOKENS,
+        .kv_bytes_max = estimate->kv_bytes_max,
+        .scratch_bytes = pr_exec_bytes(&estimate->graph, &estimate->plan, &estimate->weights, &estimate->exec),
     };
     out->peak_bytes = out->weight_bytes + out->kv_bytes_max + out->scratch_bytes + PROCESS_BYTES +
                       (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN;
 }
 
-pr_status pr_estimate_graph(const pr_estimate *b, char **text, pr_err *err) {
+pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *err) {
     pr_str s = {0};
-    pr_str_printf(&s, "# as described: %u nodes\n", b->source.n_nodes);
-    pr_graph_dump(&b->source, &s);
-    pr_str_printf(&s, "\n# lowered: %u nodes, arena %zu B (%zu B alive at most), weights %zu B\n", b->graph.n_nodes,
-                  b->plan.arena_bytes, b->plan.live_bytes_max, b->weights.bytes);
-    pr_graph_dump(&b->graph, &s);
+    pr_str_printf(&s, "# as described: %u nodes\n", estimate->source.n_nodes);
+    pr_graph_dump(&estimate->source, &s);
+    pr_str_printf(&s, "\n# lowered: %u nodes, arena %zu B (%zu B alive at most), weights %zu B\n",
+                  estimate->graph.n_nodes, estimate->plan.arena_bytes, estimate->plan.live_bytes_max,
+                  estimate->weights.bytes);
+    pr_graph_dump(&estimate->graph, &s);
     *text = pr_str_take(&s);
     return *text ? PR_OK : pr_fail_nomem(err, "graph text", 0);
 }

@@ -46,35 +46,46 @@ static size_t take(size_t *at, size_t bytes) {
     return here;
 }
 
-/* Lay the frame out at base; returns its size. With base NULL only the size matters. */
-static size_t frame_at(const pr_attr *a, uint8_t *base, frame *f) {
-    size_t dim = a->head_dim, n = (size_t)pr__attend_rows(a) * group_of(a), at = 0;
-    size_t k = take(&at, dim * PR_KV_TOKENS * sizeof(float));
-    size_t v = take(&at, padded_dim(a) * PR_KV_TOKENS * sizeof(float));
-    size_t row = take(&at, group_of(a) * dim * sizeof(float));
-    size_t q = take(&at, n * dim * sizeof(float));
-    size_t acc = take(&at, 2 * n * padded_dim(a) * sizeof(float));
-    size_t qs = take(&at, n * sizeof(float *));
-    size_t states = take(&at, 2 * n * sizeof(pr_attn_state));
-    size_t lo = take(&at, n), hi = take(&at, n);
-    if (!base) return at;
-    *f = (frame){
-        .k = (float *)(void *)(base + k),
-        .v = (float *)(void *)(base + v),
-        .row = (float *)(void *)(base + row),
-        .q = (float *)(void *)(base + q),
-        .acc = (float *)(void *)(base + acc),
-        .qs = (const float **)(void *)(base + qs),
-        .states = (pr_attn_state *)(void *)(base + states),
-        .lo = base + lo,
-        .hi = base + hi,
-    };
-    f->total_acc = f->acc + n * padded_dim(a);
-    f->totals = f->states + n;
-    return at;
+/* Where the parts of a frame stand, in bytes from its base. */
+typedef struct frame_layout {
+    size_t k, v, row, q, acc, qs, states, lo, hi, bytes;
+} frame_layout;
+
+static frame_layout layout_of(const pr_attr *a) {
+    size_t dim = a->head_dim, n = (size_t)pr__attend_rows(a) * group_of(a);
+    frame_layout l = {0};
+    l.k = take(&l.bytes, dim * PR_KV_TOKENS * sizeof(float));
+    l.v = take(&l.bytes, padded_dim(a) * PR_KV_TOKENS * sizeof(float));
+    l.row = take(&l.bytes, group_of(a) * dim * sizeof(float));
+    l.q = take(&l.bytes, n * dim * sizeof(float));
+    l.acc = take(&l.bytes, 2 * n * padded_dim(a) * sizeof(float));
+    l.qs = take(&l.bytes, n * sizeof(float *));
+    l.states = take(&l.bytes, 2 * n * sizeof(pr_attn_state));
+    l.lo = take(&l.bytes, n);
+    l.hi = take(&l.bytes, n);
+    return l;
 }
 
-size_t pr__attend_scratch(const pr_attr *attr) { return frame_at(attr, NULL, NULL); }
+static frame frame_at(const pr_attr *a, uint8_t *base) {
+    frame_layout l = layout_of(a);
+    size_t n = (size_t)pr__attend_rows(a) * group_of(a);
+    frame f = {
+        .k = (float *)(void *)(base + l.k),
+        .v = (float *)(void *)(base + l.v),
+        .row = (float *)(void *)(base + l.row),
+        .q = (float *)(void *)(base + l.q),
+        .acc = (float *)(void *)(base + l.acc),
+        .qs = (const float **)(void *)(base + l.qs),
+        .states = (pr_attn_state *)(void *)(base + l.states),
+        .lo = base + l.lo,
+        .hi = base + l.hi,
+    };
+    f.total_acc = f.acc + n * padded_dim(a);
+    f.totals = f.states + n;
+    return f;
+}
+
+size_t pr__attend_scratch(const pr_attr *attr) { return layout_of(attr).bytes; }
 
 static void start_queries(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr);
@@ -199,8 +210,7 @@ static void attend_part(const pr_exec *e, const pr__instr *in, uint32_t chunk, f
 }
 
 void pr__op_merge(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
-    frame f = {0};
-    frame_at(in->attr, pr__scratch(e, thread), &f);
+    frame f = frame_at(in->attr, pr__scratch(e, thread));
     const pr__qrows *s = &e->qrows[chunk / in->attr->n_kv_heads];
     uint32_t n = s->n_rows * group_of(in->attr);
     start_states(in->attr, f.totals, f.total_acc, n);
@@ -234,8 +244,7 @@ uint32_t pr__attend_chunks(const pr_exec *e, const pr__instr *in) {
 }
 
 void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
-    frame f = {0};
-    frame_at(in->attr, pr__scratch(e, thread), &f);
+    frame f = frame_at(in->attr, pr__scratch(e, thread));
     if (e->split) attend_part(e, in, chunk, &f);
     else attend_whole(e, in, chunk, &f);
 }

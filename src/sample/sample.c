@@ -30,9 +30,7 @@ enum {
     BUCKETS = 1017 /* of top_p: up to and with that of probability 1, 0x3f800000 >> 20 */
 };
 
-static float nan_to_banned(float logit) {
-    return isnan(logit) ? -INFINITY : logit;
-}
+static float nan_to_banned(float logit) { return isnan(logit) ? -INFINITY : logit; }
 
 /* ---- the list --------------------------------------------------------- */
 
@@ -131,8 +129,8 @@ void pr_sample_no_repeat_ngram(pr_cands *c, const int32_t *history, size_t n_his
     size_t prefix = ngram - 1;
     const int32_t *tail = history + (n_history - prefix); /* what the next token would complete */
     for (size_t i = 0; i + prefix < n_history; i++) {
-        if (prefix > 0 && (history[i + prefix - 1] != tail[prefix - 1] ||
-                           memcmp(history + i, tail, prefix * sizeof *tail) != 0)) {
+        if (prefix > 0 &&
+            (history[i + prefix - 1] != tail[prefix - 1] || memcmp(history + i, tail, prefix * sizeof *tail) != 0)) {
             continue;
         }
         pr_cand *cand = find(c, history[i + prefix]);
@@ -335,15 +333,14 @@ pr_status pr_sample_check(const pr_sample_params *params, size_t n_vocab, pr_err
     }
     /* A million stands for "finite": no one goes there, and past it the arithmetic would overflow. */
     if (!within("temperature", s->temperature, 0, 1e6f, err) || !within("top_p", s->top_p, 0, 1, err) ||
-        !within("min_p", s->min_p, 0, 1, err) ||
-        !within("repetition_penalty", s->repetition_penalty, 0, 1e6f, err) ||
+        !within("min_p", s->min_p, 0, 1, err) || !within("repetition_penalty", s->repetition_penalty, 0, 1e6f, err) ||
         !within("presence_penalty", s->presence_penalty, -2, 2, err) ||
         !within("frequency_penalty", s->frequency_penalty, -2, 2, err)) {
         return PR_ERR_ARG;
     }
     if (s->no_repeat_ngram > PR_NGRAM_MAX) {
-        return pr_fail(err, PR_ERR_ARG, "no_repeat_ngram is %lu, must be at most %d",
-                       (unsigned long)s->no_repeat_ngram, PR_NGRAM_MAX);
+        return pr_fail(err, PR_ERR_ARG, "no_repeat_ngram is %lu, must be at most %d", (unsigned long)s->no_repeat_ngram,
+                       PR_NGRAM_MAX);
     }
     if (s->n_bias > 0 && s->bias == NULL) {
         return pr_fail(err, PR_ERR_ARG, "logit_bias is missing, but n_bias is %zu", s->n_bias);
@@ -368,8 +365,8 @@ static bool shapes(const pr_sample_params *s) {
 }
 
 /* The steps up to the n-gram ban, this one with `ngram`. */
-static pr_status shape(const pr_sample_params *s, const int32_t *history, size_t n_history, uint32_t ngram,
-                       pr_cands *c, pr_err *err) {
+static pr_status shape(const pr_sample_params *s, const int32_t *history, size_t n_history, uint32_t ngram, pr_cands *c,
+                       pr_err *err) {
     pr_status status = pr_sample_bias(c, s->bias, s->n_bias, err);
     if (status != PR_OK) {
         return status;

@@ -29,7 +29,7 @@ typedef struct pr_cand {
 typedef struct pr_cands {
     pr_cand *data; /* [n], owned by the caller */
     size_t n;
-    bool sorted;   /* by logit, descending, ties by id ascending, as the logits stood when it was sorted */
+    bool sorted; /* by logit, descending, ties by id ascending, as the logits stood when it was sorted */
 } pr_cands;
 
 /* A list over scratch[n]: ids 0..n-1 in order, NaN logits as -INFINITY. */

@@ -98,9 +98,7 @@ pr_status pr_stop_open(const char *const *stops, size_t n, pr_stop **out, pr_err
     return PR_OK;
 }
 
-void pr_stop_close(pr_stop *stop) {
-    pr_free(stop);
-}
+void pr_stop_close(pr_stop *stop) { pr_free(stop); }
 
 /* ---- the stream ------------------------------------------------------- */
 
@@ -112,9 +110,7 @@ void pr_stop_reset(pr_stop *stop) {
     stop->hit = false;
 }
 
-size_t pr_stop_held(const pr_stop *stop) {
-    return stop->n > 0 && !stop->hit ? stop->pats[stop->longest].matched : 0;
-}
+size_t pr_stop_held(const pr_stop *stop) { return stop->n > 0 && !stop->hit ? stop->pats[stop->longest].matched : 0; }
 
 /* Take one byte; returns how many of the last bytes are held now, or belong to the stop string that is complete. */
 static size_t take(pr_stop *stop, char byte) {

@@ -33,9 +33,7 @@ static uint32_t rnd(uint32_t below) {
     return (uint32_t)((rng_state >> 32) % below);
 }
 
-static float rnd_float(float low, float high) {
-    return low + (high - low) * ((float)rnd(1u << 24) * 0x1p-24f);
-}
+static float rnd_float(float low, float high) { return low + (high - low) * ((float)rnd(1u << 24) * 0x1p-24f); }
 
 /* coarse: from a grid of quarters, so with many ties; some banned. */
 static void rnd_logits(float *logits, size_t n, bool coarse) {
@@ -77,9 +75,7 @@ static int by_id(const void *a, const void *b) {
     return (x->id > y->id) - (x->id < y->id);
 }
 
-static bool same_float(float a, float b) {
-    return memcmp(&a, &b, sizeof a) == 0;
-}
+static bool same_float(float a, float b) { return memcmp(&a, &b, sizeof a) == 0; }
 
 static void assert_same(const pr_cand *a, const pr_cand *b, size_t n) {
     for (size_t i = 0; i < n; i++) {
@@ -89,9 +85,7 @@ static void assert_same(const pr_cand *a, const pr_cand *b, size_t n) {
     }
 }
 
-static bool near(double a, double b, double tolerance) {
-    return fabs(a - b) <= tolerance;
-}
+static bool near(double a, double b, double tolerance) { return fabs(a - b) <= tolerance; }
 
 static float logits[N_MAX];
 static int32_t history[H_MAX];
@@ -540,9 +534,7 @@ static void draws_have_the_distribution(void **state) {
 
 /* ---- the chain -------------------------------------------------------- */
 
-static pr_sample_params off(void) {
-    return (pr_sample_params){.temperature = 1};
-}
+static pr_sample_params off(void) { return (pr_sample_params){.temperature = 1}; }
 
 static int32_t sample(const pr_sample_params *params, const float *in, size_t n, const int32_t *seen, size_t n_seen,
                       uint64_t draw) {
@@ -582,8 +574,7 @@ static size_t naive_chain(const pr_sample_params *s, size_t n, size_t n_history)
     }
     size_t window = s->repeat_last_n && s->repeat_last_n < n_history ? s->repeat_last_n : n_history;
     naive_penalties(other, n, history + n_history - window, window,
-                    s->repetition_penalty != 0 ? s->repetition_penalty : 1, s->presence_penalty,
-                    s->frequency_penalty);
+                    s->repetition_penalty != 0 ? s->repetition_penalty : 1, s->presence_penalty, s->frequency_penalty);
     naive_ngram(other, n, n_history, s->no_repeat_ngram);
     qsort(other, n, sizeof *other, by_logit);
     if (other[0].logit == -INFINITY) {
@@ -797,9 +788,15 @@ static void check_names_the_parameter(void **state) {
     assert_int_equal(pr_sample_check(&s, (size_t)INT32_MAX + 1, &err), PR_ERR_ARG);
 
     const pr_logit_bias good[] = {{0, -100}, {3, 100}, {1, -INFINITY}};
-    s = (pr_sample_params){.temperature = 2, .top_p = 1, .min_p = 1, .repetition_penalty = 0.01f,
-                           .presence_penalty = -2, .frequency_penalty = 2, .no_repeat_ngram = PR_NGRAM_MAX,
-                           .bias = good, .n_bias = 3};
+    s = (pr_sample_params){.temperature = 2,
+                           .top_p = 1,
+                           .min_p = 1,
+                           .repetition_penalty = 0.01f,
+                           .presence_penalty = -2,
+                           .frequency_penalty = 2,
+                           .no_repeat_ngram = PR_NGRAM_MAX,
+                           .bias = good,
+                           .n_bias = 3};
     assert_int_equal(pr_sample_check(&s, 4, &err), PR_OK);
 }
 
