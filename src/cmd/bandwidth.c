@@ -122,6 +122,7 @@ pr_status pr__bandwidth_measure(int n_threads, double *bytes_per_second, pr_err 
     }
     if (pid == 0) {
         signal(SIGINT, SIG_DFL);
+        signal(SIGTERM, SIG_DFL);
         rate = measure(n_threads);
         _exit(write(ends[1], &rate, sizeof rate) == (ssize_t)sizeof rate ? 0 : 1);
     }

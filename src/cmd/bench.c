@@ -100,6 +100,7 @@ static pr_status open_model(bench *b) {
     pr_status status = pr__load_open(&b->load, b->path, &b->engine, &b->err);
     if (status != PR_OK) return status;
     b->load_seconds = pr_now() - start;
+    if (b->temporary) unlink(b->temporary); /* weights are in memory: nothing is left behind, whatever ends us */
     pr_engine_describe(b->engine, &b->info);
     b->tokens = pr_calloc(PR_TAG_MISC, n_tokens, sizeof *b->tokens);
     b->sessions = pr_calloc(PR_TAG_MISC, b->streams, sizeof *b->sessions);

@@ -43,6 +43,8 @@ static int spawn(const char *const *argv, char **environment, int out_fd, pid_t 
     sigemptyset(&defaults);
     sigaddset(&defaults, SIGPIPE);
     sigaddset(&defaults, SIGINT);
+    sigaddset(&defaults, SIGTERM);
+    sigaddset(&defaults, SIGHUP);
     sigaddset(&defaults, SIGXFSZ);
     if (posix_spawn_file_actions_init(&files) != 0) return ENOMEM;
     if (posix_spawnattr_init(&attr) != 0) {

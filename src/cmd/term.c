@@ -4,9 +4,10 @@
  * Ctrl-C is a flag and not a death, so that a download keeps its part file, a
  * temporary model is deleted and an answer stops while the chat goes on. When
  * the work is over the program still dies *of* SIGINT: a shell loop around it
- * stops only if it sees that. The same holds for SIGPIPE: ignored while
- * working (libcurl and child processes may raise it at any time), but `precis
- * list | head -1` ends as every other program does, quietly.
+ * stops only if it sees that. SIGTERM and SIGHUP are treated alike, but they end
+ * a chat. The same holds for SIGPIPE: ignored while working (libcurl and child
+ * processes may raise it at any time), but `precis list | head -1` ends as
+ * every other program does, quietly.
  *
  * The flag is the one piece of global state in cmd/: a signal handler has no
  * other place to write to.
@@ -41,14 +42,19 @@ static void die_of(int signal_number) {
 }
 
 static void on_interrupt(int signal_number) {
-    if (interrupted && !keep_running) die_of(signal_number);
-    interrupted = 1;
+    bool stop_work = signal_number == SIGINT && keep_running;
+    if (!stop_work && (interrupted || keep_running)) die_of(signal_number);
+    interrupted = signal_number;
 }
 
 void pr__signals_install(void) {
     struct sigaction interrupt = {.sa_handler = on_interrupt}; /* no SA_RESTART: a blocked read must return */
     sigemptyset(&interrupt.sa_mask);
     sigaction(SIGINT, &interrupt, NULL);
+    sigaction(SIGTERM, &interrupt, NULL);
+    struct sigaction hangup;
+    bool ignored = sigaction(SIGHUP, NULL, &hangup) == 0 && hangup.sa_handler == SIG_IGN; /* nohup */
+    if (!ignored) sigaction(SIGHUP, &interrupt, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is a failed write too */
 }
@@ -85,7 +91,7 @@ int pr__cmd_end(int code) {
     errno = 0;
     bool written = fflush(stdout) == 0 && !ferror(stdout);
     int why = errno;
-    if (interrupted) die_of(SIGINT);
+    if (interrupted) die_of(interrupted);
     if (written) return code;
     if (why == EPIPE || pipe_is_broken()) die_of(SIGPIPE);
     fprintf(stderr, "precis: cannot write the output: %s\n", why ? strerror(why) : "an earlier write failed");

@@ -20,10 +20,10 @@ int pr__term_columns(int fd);
 /* True when the locale's text is UTF-8: ticks and block characters may be shown. */
 bool pr__term_utf8(void);
 
-/* Ctrl-C sets a flag that long work looks at; a second one while it is still set ends the program at once,
- * unless kept. SIGPIPE is ignored: a closed pipe is a failed write. */
+/* Ctrl-C (and SIGTERM, SIGHUP) sets a flag that long work looks at; a second one while it is still set ends the program
+ * at once, unless kept. SIGPIPE is ignored: a closed pipe is a failed write. */
 void pr__signals_install(void);
-const volatile int *pr__interrupt(void); /* non-zero after Ctrl-C */
+const volatile int *pr__interrupt(void); /* the signal, after one */
 void pr__interrupt_clear(void);
 void pr__interrupt_keep(bool keep); /* interactive: no number of Ctrl-C ends the program */
 

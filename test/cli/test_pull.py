@@ -353,6 +353,10 @@ p.send_signal(signal.SIGINT)
 out, err = p.communicate(timeout=30)
 ok("Ctrl-C stops, and says what is kept", p.returncode == -signal.SIGINT and b"are kept" in err,
    "%d %r" % (p.returncode, err))
+p = subprocess.Popen([PRECIS, "pull", BASE + "/h.gguf"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+p.send_signal(signal.SIGTERM)
+out, err = p.communicate(timeout=30)
+ok("being terminated is the same", p.returncode == -signal.SIGTERM, "%d %r" % (p.returncode, err))
 site.slow = 0
 r = precis("pull", BASE + "/h.gguf")
 ok("and the same command goes on", r.code == 0 and "resumed" in r.out and there("h.gguf") == BODY, str(r))
