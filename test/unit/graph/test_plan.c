@@ -235,7 +235,7 @@ static const llama_gguf models[] = {
     {.n_layers = 2},
     {.n_layers = 2, .type = PR_Q8_0, .tied = true, .rope_divisors = true},
     {.n_layers = 2, .type = PR_Q4_1, .other = "attn_v", .other_type = PR_F16, .bias = true, .ff_bias = true},
-    {.n_layers = 3, .type = PR_Q8_0, .n_ff = 256, .n_heads = 8, .n_kv_heads = 1},
+    {.n_layers = 2, .type = PR_Q8_0, .n_ff = 256, .n_heads = 8, .n_kv_heads = 1},
     {.n_layers = 1, .type = PR_F16, .n_ff = 100, .n_heads = 3, .n_kv_heads = 1, .head_dim = 24},
 };
 enum { N_MODELS = sizeof models / sizeof *models };
@@ -244,7 +244,7 @@ static const llama_gguf shape_of_135m = {
 
 static void no_value_is_overwritten_while_it_is_needed(void **state) {
     (void)state;
-    const uint32_t sizes[][2] = {{1, 1}, {5, 2}, {9, 9}};
+    const uint32_t sizes[][2] = {{1, 1}, {3, 2}, {4, 4}};
     for (size_t m = 0; m < N_MODELS; m++) {
         const char *path = rig_model(&models[m], "m.gguf");
         for (uint32_t passes = 0; passes <= ALL_PASSES; passes++) {
@@ -341,7 +341,7 @@ static void random_graphs(void **state) {
     (void)state;
     uint32_t n_in_place = 0;
     double worst = 0;
-    for (uint64_t seed = 1; seed <= 600; seed++) {
+    for (uint64_t seed = 1; seed <= 400; seed++) {
         rig_rng rng = {seed};
         pr_err err = {0};
         pr_graph g;
@@ -367,7 +367,7 @@ static void random_graphs(void **state) {
         pr_graph_free(&g);
     }
     print_message("  random graphs: arena at most %.3f of what is alive; %u results in place\n", worst, n_in_place);
-    assert_true(n_in_place > 500); /* or nothing dangerous was tried */
+    assert_true(n_in_place > 400); /* or nothing dangerous was tried */
     assert_true(worst <= 1.5);
 }
 
