@@ -451,9 +451,10 @@ static bool not_back(const worker *other, uint32_t run) {
     return atomic_load_explicit(&other->stage, memory_order_relaxed) != (run << STAGE_BITS | STAGE_DONE);
 }
 
-/* The next run begins after this one, which ends when the caller is through. */
+/* The next run begins after this one, which ends when the caller is through. While other workers are not, it may well
+ * be asleep, waiting for them. */
 static bool caller_not_back(const worker *other, uint32_t next) {
-    return other->index == 0 && not_back(other, next - 1);
+    return other->index == 0 && atomic_load(&other->team->inside) == 0 && not_back(other, next - 1);
 }
 
 void pr_team_run(pr_team *team, void (*fn)(void *ctx, int thread), void *ctx) {
