@@ -65,6 +65,14 @@ typedef enum pr_kv_type {
     PR_KV_Q8       /* 8 bits, one scale per token and head */
 } pr_kv_type;
 
+/* Precision levels of an elastic model (a file made by `precis pack`), worst first. A model whose source held fewer bits
+ * ends below fp16: a level above its top means its top. int2 and int4 are points on the model's list of increments: every
+ * weight has 2 bits (or 2 to 4), and what is left of 2.6 (4.7) bits a weight goes where it was measured to help most. */
+typedef enum pr_level { PR_LEVEL_INT2, PR_LEVEL_INT4, PR_LEVEL_INT8, PR_LEVEL_FP16 } pr_level;
+enum { PR_LEVELS = 4 };
+const char *pr_level_name(pr_level level); /* "int2", ... */
+bool pr_level_by_name(const char *name, pr_level *out);
+
 /* Zero-initialize for defaults. */
 typedef struct pr_engine_opts {
     int n_threads;        /* 0: what affinity and the CPU quota allow */
@@ -74,6 +82,10 @@ typedef struct pr_engine_opts {
     uint32_t logits_max;  /* rows of logits in one step; 0: 32 */
     size_t kv_bytes_max;  /* bound of the KV pool; 0: one full context */
     pr_kv_type kv_type;
+    /* Elastic models: where to begin. By default at the top. Both are ignored for ordinary models. */
+    bool level_given;
+    pr_level level;
+    size_t weights_budget; /* bytes of weights, instead of a level; 0: none. PR_ERR_LIMIT when the least is more */
     bool exact;                                   /* fp32 activations everywhere: the slow reference path */
     uint32_t cpumask;                             /* ISA bits allowed (kernels.h); 0: all that the CPU has */
     uint32_t passes_off;                          /* graph passes switched off, a bit each (graph/passes.h) */
@@ -117,6 +129,41 @@ void pr_estimate_close(pr_estimate *estimate);
 void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out);
 /* The graph before and after lowering, with bytes, as text for people; free with pr_text_free(). */
 pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *err);
+
+/* ---- levels of elastic models ------------------------------------------ */
+
+/* All bytes are of weights in memory, in whole pages, what is not elastic (norms, ...) counted. */
+typedef struct pr_elastic_info {
+    bool elastic; /* false: an ordinary model; everything else is 0 */
+    pr_level top;
+    pr_level level;                  /* highest level whose planes are all in use; PR_LEVEL_INT2 also below it */
+    uint32_t cursor, n_increments;   /* increments in use, of how many */
+    uint32_t target;                 /* where a move is going; the cursor when none is under way */
+    double bits_per_weight;          /* of packed matrices, at the cursor: plane bytes, scales and padding */
+    double kl;                       /* expected KL against the source in nats a token, from the file's table */
+    size_t bytes, bytes_min, bytes_max;
+    size_t level_bytes[PR_LEVELS];   /* at each level; those above the top repeat it */
+    uint32_t level_cursor[PR_LEVELS];
+    size_t plane_bytes[4];           /* in memory now: p2, p4, p8, p16 */
+    uint64_t moves_down, moves_up;   /* finished */
+    double drop_seconds, raise_seconds; /* the last of each: from the request until memory was given back / planes in use */
+    pr_err raise_err;                /* why the last raise ended early; status PR_OK when it did not */
+} pr_elastic_info;
+
+void pr_engine_elastic(const pr_engine *engine, pr_elastic_info *out);
+/* The same from an estimate: nothing is in memory, the cursor is where an engine with these options would begin. */
+void pr_estimate_elastic(const pr_estimate *estimate, pr_elastic_info *out);
+/* Of a plan: bytes and expected KL with n increments, 0..n_increments; false past the end or for ordinary models. */
+bool pr_estimate_increment(const pr_estimate *estimate, uint32_t n, size_t *bytes, double *kl);
+
+/* Move. Returns at once: lower levels hold from the next step on, with memory given back in the background; higher ones as
+ * their planes have been read, while steps go on. The newest request wins. Any thread, at any time.
+ * PR_ERR_UNSUPPORTED for ordinary models; PR_ERR_LIMIT for a budget below bytes_min. */
+pr_status pr_engine_set_level(pr_engine *engine, pr_level level, pr_err *err);
+pr_status pr_engine_set_weights_budget(pr_engine *engine, size_t bytes, pr_err *err);
+/* Wait at most `seconds` until a move is finished. PR_ERR_LIMIT: it is not; else the error of a failed raise.
+ * The stepping thread only. */
+pr_status pr_engine_settle(pr_engine *engine, double seconds, pr_err *err);
 
 /* ---- text ------------------------------------------------------------- */
 
@@ -226,12 +273,17 @@ typedef enum pr_finish {
     PR_FINISH_CANCELLED /* *cancel became non-zero */
 } pr_finish;
 
+enum { PR_SPECULATE_AUTO = -1, PR_SPECULATE_MAX = 16 };
+
 typedef struct pr_generate_opts {
     pr_sample_params sample;
     uint32_t max_tokens;     /* 0: until the context is full */
     const char *const *stop; /* stop strings, borrowed; never part of the output */
     size_t n_stop;
     bool ignore_end;            /* go on past end tokens (benchmarks) */
+    /* Self-speculation of elastic models: draft this many tokens at a lower level, check them in one step. The answer is
+     * the same (greedy) or drawn from the same distribution. 0: off; PR_SPECULATE_AUTO: as many as pay, measured. */
+    int speculate;
     const volatile int *cancel; /* looked at between tokens; may be NULL */
     /* Whole UTF-8 characters, never a piece of one; not terminated. Return
      * false to stop (PR_FINISH_CANCELLED). May be NULL. */
@@ -246,6 +298,7 @@ typedef struct pr_generate_stats {
     double prefill_seconds;
     double decode_seconds; /* after the first token */
     double first_token_seconds;
+    uint32_t n_drafted, n_accepted; /* by speculation */
 } pr_generate_stats;
 
 /* Feed the prompt, then sample until something ends it. The session keeps

@@ -20,6 +20,7 @@
 #include <stdint.h>
 
 #include "kernels/pack.h"
+#include "kernels/planes.h"
 
 /* ISA bits, for --cpumask. Each implies what stands before it in its family. */
 enum {
@@ -106,6 +107,10 @@ typedef struct pr_kernels {
 
     pr_mm_fn *mm_f32[PR_PACK_COUNT]; /* float activations */
     pr_mm_fn *mm_q8[PR_PACK_COUNT];  /* pr_qblock activations; NULL for F32, F16, BF16 */
+
+    /* Nested weights by level (kernels/planes.h). */
+    pr_plane_fn *planes_q8[PR_PLANE_COUNT];  /* pr_qblock activations; NULL for the level of p16 */
+    pr_plane_fn *planes_f32[PR_PLANE_COUNT]; /* float activations */
 
     /* n is a multiple of 32. */
     void (*quant)(const float *x, uint32_t n, pr_qblock *out);

@@ -32,6 +32,7 @@ typedef struct pr_tensor_info {
     uint64_t offset;  /* from the start of its file */
     uint64_t bytes;
     uint32_t shard; /* which file of a sharded model */
+    const struct pr_plane_tensor *planes; /* of type PR_PLANES: store/planes.h; else NULL */
 } pr_tensor_info;
 
 typedef enum pr_meta_type {

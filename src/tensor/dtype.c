@@ -24,6 +24,7 @@ static const pr_dtype_info infos[PR_DTYPE_COUNT] = {
     [PR_Q3_K] = {"q3_k", 256, 110, 11},   [PR_Q4_K] = {"q4_k", 256, 144, 12},
     [PR_Q5_K] = {"q5_k", 256, 176, 13},   [PR_Q6_K] = {"q6_k", 256, 210, 14},
     [PR_IQ4_NL] = {"iq4_nl", 32, 18, 20}, [PR_IQ4_XS] = {"iq4_xs", 256, 136, 23},
+    [PR_PLANES] = {"planes", 32, 34, -1}, /* bytes: of the int8 level; the planes themselves are I8 tensors */
 };
 
 const pr_dtype_info *pr_dtype_get(pr_dtype dtype) { return &infos[dtype]; }

@@ -33,6 +33,7 @@ typedef enum pr_dtype {
     PR_Q6_K,
     PR_IQ4_NL,
     PR_IQ4_XS,
+    PR_PLANES, /* nested planes (store/planes.h): several tensors of a file stand for one matrix */
     PR_DTYPE_COUNT
 } pr_dtype;
 
