@@ -4,11 +4,11 @@
 #include "engine/speculate.h"
 
 enum {
-    PLAIN_FIRST = 4,   /* plain steps before anything is drafted */
-    PROBES = 4,        /* rounds of one draft for each level before it is judged */
-    PLAIN_EVERY = 48,  /* choices between two plain steps while drafting */
-    GAP_FIRST = 64,    /* choices between two probes while not drafting, doubled each time ... */
-    GAP_LAST = 1024    /* ... up to this */
+    PLAIN_FIRST = 4,  /* plain steps before anything is drafted */
+    PROBES = 4,       /* rounds of one draft for each level before it is judged */
+    PLAIN_EVERY = 48, /* choices between two plain steps while drafting */
+    GAP_FIRST = 64,   /* choices between two probes while not drafting, doubled each time ... */
+    GAP_LAST = 1024   /* ... up to this */
 };
 
 static const double weight = 0.1, margin = 1.03, cheaper = 0.75;
@@ -88,6 +88,7 @@ void pr__spec_round(pr__spec *s, pr__spec_choice c, double draft_seconds, double
     double more = (verify_seconds - s->plain_seconds) / c.k;
     average(&s->row_seconds, before, s->n_plain && more > 0 ? more : 0);
     average(&arm->draft_seconds, arm->n_probes, draft_seconds / c.k);
-    for (int i = 0; i < n_judged; i++) average(&arm->acceptance, arm->n_probes * 4 + (uint32_t)i, i < n_accepted ? 1 : 0);
+    for (int i = 0; i < n_judged; i++)
+        average(&arm->acceptance, arm->n_probes * 4 + (uint32_t)i, i < n_accepted ? 1 : 0);
     arm->n_probes++;
 }

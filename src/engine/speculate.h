@@ -45,7 +45,8 @@ typedef struct pr__spec_choice {
 
 /* Begin anew when the cursor has moved: arms are the cursors of int2 and int4, as far as they are clearly cheaper, which
  * bytes[] (of arms 0..n-1, and main_bytes) decide. */
-void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n, uint64_t main_bytes);
+void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n,
+                    uint64_t main_bytes);
 
 /* asked: PR_SPECULATE_AUTO or a fixed number; k_max: room in context and logits. */
 pr__spec_choice pr__spec_choose(pr__spec *s, int asked, int k_max);
