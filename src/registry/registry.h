@@ -1,0 +1,72 @@
+/*
+ * Registry: which models are resident.
+ *
+ * A model is loaded when it is first asked for, by whoever asks first; others who ask meanwhile wait for the same load
+ * (single flight). Resident models are bounded by bytes: room is made by closing the least recently used ones that
+ * nobody holds and that are not pinned; where that is not enough, an elastic model is loaded at a lower level, and refused
+ * with a reason when it fits at none. A model that nobody has held for keep_alive seconds may be closed by
+ * pr_registry_sweep(). Whoever holds a model (acquire .. release) can rely on its engine: eviction waits for streams.
+ *
+ * Threads: everything from any thread. acquire blocks while the model loads: not for threads that answer people.
+ * The registry never steps an engine.
+ */
+#ifndef PRECIS_REGISTRY_REGISTRY_H
+#define PRECIS_REGISTRY_REGISTRY_H
+
+#include "base/status.h"
+
+typedef struct pr_registry pr_registry;
+typedef struct pr_model pr_model; /* a resident model, held */
+
+typedef struct pr_registry_opts {
+    pr_engine_opts engine;     /* for every model; level and weights_budget are chosen here */
+    size_t bytes_max;          /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
+    double keep_alive_seconds; /* 0: for ever */
+    /* A name that a client gives, to the path of a file: *path for pr_free(). */
+    pr_status (*resolve)(void *arg, const char *name, char **path, pr_err *err);
+    void *resolve_arg;
+    /* Called with what happens (loaded, evicted, ...), for the log and the timeline; may be NULL. */
+    void (*event)(void *arg, const char *model, const char *what, double seconds, size_t bytes);
+    void *event_arg;
+} pr_registry_opts;
+
+pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_err *err);
+void pr_registry_close(pr_registry *r); /* nobody holds a model any more */
+
+/* Hold a model, loading it if need be. name is resolved; two names of one file are one model. *cancel, when not NULL and
+ * non-zero, ends the wait (PR_ERR_CANCELLED), not the load. */
+pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out, pr_err *err);
+/* The same if it is resident and ready already; false otherwise. Never blocks for long. */
+bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out);
+void pr_registry_release(pr_model *model);
+
+pr_engine *pr_model_engine(const pr_model *model);
+const char *pr_model_name(const pr_model *model); /* as first asked for; valid while held */
+
+/* A pinned model is not evicted. false: no such resident model. */
+bool pr_registry_pin(pr_registry *r, const char *name, bool pinned);
+/* Close models that nobody holds: the ones idle for longer than keep-alive, or (all) every one. Returns how many. */
+uint32_t pr_registry_sweep(pr_registry *r, bool all);
+/* The bound, changed at run time; the next acquire or sweep acts on it. */
+void pr_registry_set_bytes_max(pr_registry *r, size_t bytes);
+
+typedef enum pr_model_state { PR_MODEL_LOADING, PR_MODEL_READY, PR_MODEL_CLOSING } pr_model_state;
+
+typedef struct pr_model_info {
+    char name[128];
+    pr_model_state state;
+    bool pinned;
+    uint32_t n_held;
+    uint64_t access_count;
+    double idle_seconds; /* since it was last released; 0 while held */
+    size_t bytes;        /* what it counts against bytes_max now */
+    pr_engine_info engine; /* zero unless ready; strings are not filled in */
+    pr_elastic_info elastic;
+} pr_model_info;
+
+/* Fill out[max], most recently used first; returns how many models there are. */
+size_t pr_registry_list(const pr_registry *r, pr_model_info *out, size_t max);
+size_t pr_registry_bytes(const pr_registry *r);
+size_t pr_registry_bytes_max(const pr_registry *r);
+
+#endif
