@@ -19,8 +19,8 @@ typedef struct pr_registry pr_registry;
 typedef struct pr_model pr_model; /* a resident model, held */
 
 typedef struct pr_registry_opts {
-    pr_engine_opts engine;     /* for every model; level and weights_budget are chosen here */
-    size_t bytes_max;          /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
+    pr_engine_opts engine; /* for every model; level and weights_budget are chosen here */
+    size_t bytes_max; /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
     double keep_alive_seconds; /* 0: for ever */
     /* A name that a client gives, to the path of a file: *path for pr_free(). */
     pr_status (*resolve)(void *arg, const char *name, char **path, pr_err *err);
@@ -35,7 +35,8 @@ void pr_registry_close(pr_registry *r); /* nobody holds a model any more */
 
 /* Hold a model, loading it if need be. name is resolved; two names of one file are one model. *cancel, when not NULL and
  * non-zero, ends the wait (PR_ERR_CANCELLED), not the load. */
-pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out, pr_err *err);
+pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out,
+                              pr_err *err);
 /* The same if it is resident and ready already; false otherwise. Never blocks for long. */
 bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out);
 void pr_registry_release(pr_model *model);
@@ -58,8 +59,8 @@ typedef struct pr_model_info {
     bool pinned;
     uint32_t n_held;
     uint64_t access_count;
-    double idle_seconds; /* since it was last released; 0 while held */
-    size_t bytes;        /* what it counts against bytes_max now */
+    double idle_seconds;   /* since it was last released; 0 while held */
+    size_t bytes;          /* what it counts against bytes_max now */
     pr_engine_info engine; /* zero unless ready; strings are not filled in */
     pr_elastic_info elastic;
 } pr_model_info;

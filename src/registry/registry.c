@@ -1,0 +1,440 @@
+/*
+ * Registry of resident models.
+ *
+ * One list under one lock; everything slow (reading headers, loading, closing) happens outside it, while the entry's state
+ * keeps others away: LOADING and CLOSING belong to one thread, READY to everybody. Waiting is for a change of any entry.
+ *
+ * Room is made in the order that hurts least: models nobody holds, least recently used first; then the new model at
+ * fewer bytes, if it is elastic; then by draining: the least recently used model that is held takes no new holders, and
+ * the load goes on when its last stream has ended. Lowering the level of models that work is the governor's decision.
+ *
+ * Why bytes are asked for anew each time and not kept in sums: elastic models change theirs while they run.
+ */
+#include "registry/registry.h"
+
+#include <limits.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/mem.h"
+#include "base/os.h"
+#include "base/str.h"
+
+struct pr_model {
+    pr_registry *registry;
+    pr_model *next;
+    char *name, *path;
+    pr_model_state state;
+    bool pinned, failed, draining;
+    uint32_t n_held, n_waiting;
+    uint64_t access_count;
+    double used_at; /* last acquired or released */
+    pr_engine *engine;
+    size_t bytes_claimed; /* while LOADING: what it will take */
+    size_t bytes_fixed;   /* without elastic weights, once READY */
+    pr_err err;           /* why loading failed */
+};
+
+struct pr_registry {
+    pr_registry_opts opts;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    pr_model *models;
+};
+
+pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_err *err) {
+    *out = NULL;
+    pr_registry *r = pr_calloc(PR_TAG_MISC, 1, sizeof *r);
+    if (!r) return pr_fail_nomem(err, "registry", sizeof *r);
+    r->opts = *opts;
+    if (r->opts.bytes_max == 0) r->opts.bytes_max = (size_t)(pr_memory_limit() / 2);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_mutex_init(&r->lock, NULL);
+    pthread_cond_init(&r->changed, &attr);
+    pthread_condattr_destroy(&attr);
+    *out = r;
+    return PR_OK;
+}
+
+static void model_free(pr_model *m) {
+    if (!m) return;
+    pr_engine_close(m->engine);
+    pr_free(m->name);
+    pr_free(m->path);
+    pr_free(m);
+}
+
+void pr_registry_close(pr_registry *r) {
+    if (!r) return;
+    while (r->models) {
+        pr_model *m = r->models;
+        r->models = m->next;
+        model_free(m);
+    }
+    pthread_cond_destroy(&r->changed);
+    pthread_mutex_destroy(&r->lock);
+    pr_free(r);
+}
+
+/* ---- under the lock --------------------------------------------------- */
+
+static void wait_a_moment(pr_registry *r) {
+    enum { TICK_NS = 100000000 };
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += TICK_NS;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_sec++;
+        until.tv_nsec -= 1000000000;
+    }
+    pthread_cond_timedwait(&r->changed, &r->lock, &until);
+}
+
+static pr_model *find_path(const pr_registry *r, const char *path) {
+    for (pr_model *m = r->models; m; m = m->next)
+        if (strcmp(m->path, path) == 0 && !m->failed) return m;
+    return NULL;
+}
+
+/* By the name it was asked for first, or by path. */
+static pr_model *find_name(const pr_registry *r, const char *name) {
+    for (pr_model *m = r->models; m; m = m->next)
+        if ((strcmp(m->name, name) == 0 || strcmp(m->path, name) == 0) && !m->failed) return m;
+    return NULL;
+}
+
+static size_t bytes_of(const pr_model *m) {
+    if (m->state != PR_MODEL_READY) return m->bytes_claimed;
+    pr_elastic_info elastic;
+    pr_engine_elastic(m->engine, &elastic);
+    return m->bytes_fixed + elastic.bytes;
+}
+
+static size_t bytes_used(const pr_registry *r) {
+    size_t sum = 0;
+    for (const pr_model *m = r->models; m; m = m->next) sum += bytes_of(m);
+    return sum;
+}
+
+static void take_out(pr_registry *r, const pr_model *model) {
+    pr_model **at = &r->models;
+    while (*at != model) at = &(*at)->next;
+    *at = model->next;
+}
+
+static void tell(const pr_registry *r, const pr_model *m, const char *what, double seconds, size_t bytes) {
+    if (r->opts.event) r->opts.event(r->opts.event_arg, m->name, what, seconds, bytes);
+}
+
+/* The least recently used ready model that is not pinned and is held or not, as asked; NULL: none. */
+static pr_model *oldest(const pr_registry *r, bool held, const pr_model *but) {
+    pr_model *best = NULL;
+    for (pr_model *m = r->models; m; m = m->next) {
+        if (m == but || m->pinned || m->state != PR_MODEL_READY || (m->n_held > 0) != held) continue;
+        if (!best || m->used_at < best->used_at) best = m;
+    }
+    return best;
+}
+
+/* Close a model that nobody holds. Leaves the lock meanwhile. */
+static void evict(pr_registry *r, pr_model *m, const char *why) {
+    size_t bytes = bytes_of(m);
+    m->state = PR_MODEL_CLOSING;
+    m->bytes_claimed = bytes;
+    pthread_mutex_unlock(&r->lock);
+    double start = pr_now();
+    pr_engine_close(m->engine);
+    m->engine = NULL;
+    tell(r, m, why, pr_now() - start, bytes);
+    pthread_mutex_lock(&r->lock);
+    take_out(r, m);
+    model_free(m);
+    pthread_cond_broadcast(&r->changed);
+}
+
+/* ---- loading ---------------------------------------------------------- */
+
+/* What a model takes, from its header. */
+typedef struct need {
+    size_t fixed;       /* KV pool, work space, and weights that are not elastic */
+    size_t least, most; /* elastic weights; 0 for ordinary models */
+} need;
+
+static pr_status estimate(const pr_registry *r, const char *path, need *out, pr_err *err) {
+    pr_estimate *e = NULL;
+    pr_engine_info info;
+    pr_elastic_info elastic;
+    pr_status st = pr_engine_estimate(path, &r->opts.engine, &e, err);
+    if (st) return st;
+    pr_estimate_describe(e, &info);
+    pr_estimate_elastic(e, &elastic);
+    size_t rest = info.kv_bytes_max + info.scratch_bytes;
+    *out = elastic.elastic ? (need){rest, elastic.bytes_min, elastic.bytes_max}
+                           : (need){rest + info.weight_bytes, 0, 0};
+    pr_estimate_close(e);
+    return PR_OK;
+}
+
+static pr_status refuse(const pr_registry *r, const pr_model *m, const need *n, pr_err *err) {
+    char want[32], most[32];
+    return pr_fail(err, PR_ERR_LIMIT, "%s needs at least %s; models may take %s in all (MAX_MODEL_CACHE_MB)", m->name,
+                   pr_format_bytes(want, sizeof want, n->fixed + n->least),
+                   pr_format_bytes(most, sizeof most, r->opts.bytes_max));
+}
+
+/* Make room and claim it: *weights is what elastic weights may take. Called and returns under the lock. */
+static pr_status make_room(pr_registry *r, pr_model *m, const need *n, const volatile int *cancel, size_t *weights,
+                           pr_err *err) {
+    if (n->fixed + n->least > r->opts.bytes_max) return refuse(r, m, n, err);
+    for (;;) {
+        size_t used = bytes_used(r), room = used < r->opts.bytes_max ? r->opts.bytes_max - used : 0;
+        pr_model *victim = room < n->fixed + n->most ? oldest(r, false, m) : NULL;
+        if (victim) {
+            evict(r, victim, "evicted");
+            continue;
+        }
+        if (room >= n->fixed + n->least) {
+            *weights = room - n->fixed < n->most ? room - n->fixed : n->most;
+            m->bytes_claimed = n->fixed + *weights;
+            return PR_OK;
+        }
+        victim = oldest(r, true, m);
+        if (victim) victim->draining = true;
+        if (cancel && *cancel)
+            return pr_fail(err, PR_ERR_CANCELLED, "cancelled while waiting for room for %s", m->name);
+        wait_a_moment(r);
+    }
+}
+
+/* The thread that found no entry loads; others wait for its state. */
+static void load(pr_registry *r, pr_model *m, const volatile int *cancel) {
+    need n;
+    size_t weights = 0;
+    pr_engine *engine = NULL;
+    pr_engine_opts opts = r->opts.engine;
+    double start = pr_now();
+    pr_status st = estimate(r, m->path, &n, &m->err);
+    pthread_mutex_lock(&r->lock);
+    if (!st) st = make_room(r, m, &n, cancel, &weights, &m->err);
+    pthread_mutex_unlock(&r->lock);
+    opts.level_given = false;
+    opts.weights_budget = weights;
+    if (!st) st = pr_engine_open(m->path, &opts, &engine, &m->err);
+    pthread_mutex_lock(&r->lock);
+    m->engine = engine;
+    m->failed = st != PR_OK;
+    if (st) {
+        m->bytes_claimed = 0;
+    } else {
+        m->bytes_fixed = n.fixed;
+        m->state = PR_MODEL_READY;
+        tell(r, m, "loaded", pr_now() - start, bytes_of(m));
+    }
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+/* ---- acquiring -------------------------------------------------------- */
+
+static pr_model *entry_new(pr_registry *r, const char *name, const char *path) {
+    pr_model *m = pr_calloc(PR_TAG_MISC, 1, sizeof *m);
+    if (!m) return NULL;
+    *m = (pr_model){.registry = r, .name = pr_strdup(PR_TAG_MISC, name), .path = pr_strdup(PR_TAG_MISC, path)};
+    if (!m->name || !m->path) {
+        model_free(m);
+        return NULL;
+    }
+    m->state = PR_MODEL_LOADING;
+    m->next = r->models;
+    r->models = m;
+    return m;
+}
+
+static void hold(pr_model *m) {
+    m->n_held++;
+    m->access_count++;
+    m->used_at = pr_now();
+}
+
+/* A failed entry is told to all who waited for it, and goes with the last of them. */
+static pr_status leave_failed(pr_registry *r, pr_model *m, pr_err *err) {
+    pr_status st = m->err.status;
+    if (err) *err = m->err;
+    if (m->n_waiting == 0) {
+        take_out(r, m);
+        model_free(m);
+    }
+    return st;
+}
+
+/* Under the lock; path is the file. */
+static pr_status acquire_path(pr_registry *r, const char *name, const char *path, const volatile int *cancel,
+                              pr_model **out, pr_err *err) {
+    for (;;) {
+        if (cancel && *cancel) return pr_fail(err, PR_ERR_CANCELLED, "cancelled while waiting for %s", name);
+        pr_model *m = find_path(r, path);
+        if (m && m->state == PR_MODEL_READY && !m->draining) {
+            hold(m);
+            *out = m;
+            return PR_OK;
+        }
+        if (m && m->state == PR_MODEL_LOADING) {
+            m->n_waiting++;
+            wait_a_moment(r);
+            m->n_waiting--;
+            if (m->failed) return leave_failed(r, m, err);
+            continue;
+        }
+        if (m) { /* closing, or to be closed when its streams have ended */
+            wait_a_moment(r);
+            continue;
+        }
+        m = entry_new(r, name, path);
+        if (!m) return pr_fail_nomem(err, "registry entry", sizeof *m);
+        pthread_mutex_unlock(&r->lock);
+        load(r, m, cancel);
+        pthread_mutex_lock(&r->lock);
+        if (m->failed) return leave_failed(r, m, err);
+        hold(m);
+        *out = m;
+        return PR_OK;
+    }
+}
+
+pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out,
+                              pr_err *err) {
+    char *path = NULL;
+    char real[PATH_MAX];
+    *out = NULL;
+    pr_status st = r->opts.resolve(r->opts.resolve_arg, name, &path, err);
+    if (st) return st;
+    const char *key = realpath(path, real) ? real : path;
+    pthread_mutex_lock(&r->lock);
+    st = acquire_path(r, name, key, cancel, out, err);
+    pthread_mutex_unlock(&r->lock);
+    pr_free(path);
+    return st;
+}
+
+bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out) {
+    pthread_mutex_lock(&r->lock);
+    pr_model *m = find_name(r, name);
+    bool ready = m && m->state == PR_MODEL_READY && !m->draining;
+    if (ready) hold(m);
+    pthread_mutex_unlock(&r->lock);
+    *out = ready ? m : NULL;
+    return ready;
+}
+
+void pr_registry_release(pr_model *model) {
+    if (!model) return;
+    pr_registry *r = model->registry;
+    pthread_mutex_lock(&r->lock);
+    model->n_held--;
+    model->used_at = pr_now();
+    if (model->n_held == 0 && model->draining) evict(r, model, "evicted");
+    else pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+pr_engine *pr_model_engine(const pr_model *model) { return model->engine; }
+
+const char *pr_model_name(const pr_model *model) { return model->name; }
+
+/* ---- looking and tidying ---------------------------------------------- */
+
+bool pr_registry_pin(pr_registry *r, const char *name, bool pinned) {
+    pthread_mutex_lock(&r->lock);
+    pr_model *m = find_name(r, name);
+    if (m) m->pinned = pinned;
+    if (m && pinned) m->draining = false;
+    pthread_mutex_unlock(&r->lock);
+    return m != NULL;
+}
+
+static bool is_stale(const pr_registry *r, const pr_model *m, bool all) {
+    if (m->state != PR_MODEL_READY || m->n_held > 0 || (m->pinned && !all)) return false;
+    return all || (r->opts.keep_alive_seconds > 0 && pr_now() - m->used_at > r->opts.keep_alive_seconds);
+}
+
+uint32_t pr_registry_sweep(pr_registry *r, bool all) {
+    uint32_t n = 0;
+    pthread_mutex_lock(&r->lock);
+    for (pr_model *m = r->models; m;) {
+        if (!is_stale(r, m, all)) {
+            m = m->next;
+            continue;
+        }
+        evict(r, m, all ? "cleared" : "idle");
+        m = r->models; /* the list may have changed meanwhile */
+        n++;
+    }
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
+void pr_registry_set_bytes_max(pr_registry *r, size_t bytes) {
+    pthread_mutex_lock(&r->lock);
+    r->opts.bytes_max = bytes;
+    pthread_cond_broadcast(&r->changed);
+    pthread_mutex_unlock(&r->lock);
+}
+
+static void describe(const pr_model *m, pr_model_info *out) {
+    *out = (pr_model_info){
+        .state = m->state,
+        .pinned = m->pinned,
+        .n_held = m->n_held,
+        .access_count = m->access_count,
+        .idle_seconds = m->n_held || m->state != PR_MODEL_READY ? 0 : pr_now() - m->used_at,
+        .bytes = bytes_of(m),
+    };
+    size_t len = strlen(m->name), n = len < sizeof out->name - 1 ? len : sizeof out->name - 1;
+    memcpy(out->name, m->name, n);
+    if (m->state != PR_MODEL_READY) return;
+    pr_engine_describe(m->engine, &out->engine);
+    pr_engine_elastic(m->engine, &out->elastic);
+    out->engine.path = out->engine.arch = out->engine.name = out->engine.weight_types = out->engine.note = NULL;
+    out->engine.isa = out->engine.chat_template = NULL;
+}
+
+size_t pr_registry_list(const pr_registry *r, pr_model_info *out, size_t max) {
+    pr_registry *own = (pr_registry *)(uintptr_t)r; /* the lock is no part of what is const */
+    size_t n = 0, held = 0;
+    pthread_mutex_lock(&own->lock);
+    for (const pr_model *m = r->models; m; m = m->next) {
+        if (m->failed) continue;
+        n++;
+        pr_model_info info;
+        describe(m, &info);
+        size_t at = held;
+        while (at > 0 && out[at - 1].idle_seconds > info.idle_seconds) at--;
+        if (at >= max) continue;
+        size_t last = held < max ? held++ : max - 1;
+        memmove(out + at + 1, out + at, (last - at) * sizeof *out);
+        out[at] = info;
+    }
+    pthread_mutex_unlock(&own->lock);
+    return n;
+}
+
+size_t pr_registry_bytes(const pr_registry *r) {
+    pr_registry *own = (pr_registry *)(uintptr_t)r;
+    pthread_mutex_lock(&own->lock);
+    size_t bytes = bytes_used(r);
+    pthread_mutex_unlock(&own->lock);
+    return bytes;
+}
+
+size_t pr_registry_bytes_max(const pr_registry *r) {
+    pr_registry *own = (pr_registry *)(uintptr_t)r;
+    pthread_mutex_lock(&own->lock);
+    size_t bytes = r->opts.bytes_max;
+    pthread_mutex_unlock(&own->lock);
+    return bytes;
+}
