@@ -34,9 +34,9 @@ typedef struct planned { /* a tensor that was described */
     uint64_t bytes;
 } planned;
 
-typedef struct later { /* an array that is filled in afterwards */
-    size_t key, key_len;  /* of its name, in meta */
-    size_t at, len;       /* of its elements, in meta */
+typedef struct later {   /* an array that is filled in afterwards */
+    size_t key, key_len; /* of its name, in meta */
+    size_t at, len;      /* of its elements, in meta */
 } later;
 
 struct pr_gguf_writer {

@@ -37,7 +37,7 @@ pr_status pr_gguf_data(pr_gguf_writer *w, const void *data, size_t len, pr_err *
 pr_status pr_gguf_patch(pr_gguf_writer *w, const char *key, const void *data, size_t len, pr_err *err);
 /* Once all data is there: from here on the unfinished file can be opened and read, as pr_gguf_part_path(). */
 pr_status pr_gguf_flush(pr_gguf_writer *w, pr_err *err);
-const char *pr_gguf_part_path(const pr_gguf_writer *w); /* lives as long as w */
+const char *pr_gguf_part_path(const pr_gguf_writer *w);   /* lives as long as w */
 pr_status pr_gguf_finish(pr_gguf_writer *w, pr_err *err); /* frees w also on failure */
 
 /* Keep an error of the caller's, met while describing, as if it were the writer's own. */

@@ -38,7 +38,9 @@ static pr_status get_array(const pr_model_file *file, const char *key, uint32_t 
     const pr_meta *m = pr_model_file_meta(file, key);
     if (!m) return pr_fail(err, PR_ERR_FORMAT, "%s is missing", key);
     if (m->type != PR__GGUF_ARRAY || m->elem != elem) {
-        const char *want = elem == PR__GGUF_STR ? "strings" : elem == PR__GGUF_F32 ? "32-bit floats" : "32-bit integers";
+        const char *want = elem == PR__GGUF_STR   ? "strings"
+                           : elem == PR__GGUF_F32 ? "32-bit floats"
+                                                  : "32-bit integers";
         return pr_fail(err, PR_ERR_FORMAT, "%s must be an array of %s", key, want);
     }
     if (m->n != n_rows * width) {
@@ -140,7 +142,7 @@ static pr_status add_virtual(pr_model_file *file, const pr_plane_tensor *t, pr_e
 }
 
 static pr_status read_tensors(pr_model_file *file, pr_plane_set *set, pr_err *err) {
-    const pr_meta *names, *shapes, *books, *factors;
+    const pr_meta *names = NULL, *shapes = NULL, *books = NULL, *factors = NULL;
     uint64_t n = count_rows(file, key_names, 1);
     if (n < 1 || n > PR__TENSORS_MAX) {
         return pr_fail(err, PR_ERR_FORMAT, "%s lists %" PRIu64 " matrices; 1 to %u are allowed", key_names, n,
@@ -213,7 +215,7 @@ static pr_status get_crc(const pr_plane_set *set, uint32_t i, const pr_meta *crc
 }
 
 static pr_status read_units(pr_model_file *file, pr_plane_set *set, pr_err *err) {
-    const pr_meta *units, *crc;
+    const pr_meta *units = NULL, *crc = NULL;
     uint64_t n = count_rows(file, key_units, UNIT);
     if (n > INT32_MAX) return pr_fail(err, PR_ERR_FORMAT, "%s: %" PRIu64 " units are too many", key_units, n);
     pr_status status = get_array(file, key_units, PR__GGUF_I32, UNIT, n, &units, err);
@@ -263,7 +265,7 @@ static uint64_t increments_due(const pr_plane_set *set) {
 }
 
 static pr_status read_increments(pr_model_file *file, pr_plane_set *set, pr_err *err) {
-    const pr_meta *list;
+    const pr_meta *list = NULL;
     uint64_t n = increments_due(set);
     if (n > INT32_MAX) return pr_fail(err, PR_ERR_FORMAT, "%s: %" PRIu64 " are too many", key_increments, n);
     pr_status status = get_array(file, key_increments, PR__GGUF_I32, INCREMENT, n, &list, err);
@@ -282,7 +284,7 @@ static pr_status read_increments(pr_model_file *file, pr_plane_set *set, pr_err 
 }
 
 static pr_status read_tables(pr_model_file *file, pr_plane_set *set, pr_err *err) {
-    const pr_meta *kl, *levels;
+    const pr_meta *kl = NULL, *levels = NULL;
     size_t n = (size_t)set->n_increments + 1;
     pr_status status = get_array(file, key_kl, PR__GGUF_F32, 1, n, &kl, err);
     if (status == PR_OK) status = get_array(file, key_levels, PR__GGUF_I32, PR_PLANE_COUNT, 1, &levels, err);
@@ -404,10 +406,9 @@ pr_status pr__plane_unit_read(const pr_model_file *file, uint32_t unit, pr_plane
         return pr_fail(err, PR_ERR_FORMAT, "%s has changed since it was opened", file->file_names[info->shard]);
     }
     if (status != PR_OK || crc == u->crc[plane]) return status;
-    return pr_fail(err, PR_ERR_FORMAT,
-                   "%s: tensor '%s' is damaged in tiles %u to %u: their CRC-32 is %08x, by %s it was %08x",
-                   file->file_names[info->shard], info->name, u->tile0, u->tile0 + u->n_tiles - 1, crc, key_crc,
-                   u->crc[plane]);
+    return pr_fail(
+        err, PR_ERR_FORMAT, "%s: tensor '%s' is damaged in tiles %u to %u: their CRC-32 is %08x, by %s it was %08x",
+        file->file_names[info->shard], info->name, u->tile0, u->tile0 + u->n_tiles - 1, crc, key_crc, u->crc[plane]);
 }
 
 pr_status pr_plane_unit_read(const pr_model_file *file, uint32_t unit, pr_plane plane, void *out, pr_err *err) {

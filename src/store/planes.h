@@ -52,10 +52,10 @@ typedef struct pr_plane_set {
     uint32_t n_units;
     pr_increment *increments;
     uint32_t n_increments;
-    float *kl;                              /* [n_increments + 1] */
+    float *kl;                             /* [n_increments + 1] */
     uint32_t level_cursor[PR_PLANE_COUNT]; /* increments of int2, int4, int8, fp16; ascending */
-    uint32_t n_planes;                      /* most of any tensor: the top level is n_planes - 1 */
-    uint64_t n_weights;                     /* in packed matrices */
+    uint32_t n_planes;                     /* most of any tensor: the top level is n_planes - 1 */
+    uint64_t n_weights;                    /* in packed matrices */
 } pr_plane_set;
 
 /* The planes of an open file; NULL when it is an ordinary model. */
