@@ -29,8 +29,9 @@ struct pr_engine {
     uint64_t step_count; /* stamps sessions, to find one given twice */
 };
 
-/* One step, its nested matrices read at the levels of a view (PR_VIEW_*). pr_engine_step() is the main view. */
-pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, pr_err *err);
+/* One step, its nested matrices read at the levels of a view (PR_VIEW_*); KV pages are tagged with `tag`, UINT8_MAX for rows
+ * that will be forgotten and written again. pr_engine_step() is the main view with the level's tag. */
+pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err);
 /* Levels of PR_VIEW_DRAFT from the next step on: those of the first n increments. */
 void pr__engine_draft(pr_engine *engine, uint32_t n);
 /* Measuring: packed matrix `tensor` (its number in the file) reads at most `level`, PR_PLANE_P16: all it has. */

@@ -48,7 +48,7 @@ static pr_status draft(const generation *g, pr__spec_choice c, int32_t *tokens, 
     pr_status st = PR_OK;
     if (s->engine->draft_cursor != cursor) pr__engine_draft(s->engine, cursor);
     for (int i = 0; i < c.k && !st; i++) {
-        st = pr__engine_step(s->engine, &(pr_run){s, &tokens[i], 1, 1}, 1, PR_VIEW_DRAFT, err);
+        st = pr__engine_step(s->engine, &(pr_run){s, &tokens[i], 1, 1}, 1, PR_VIEW_DRAFT, UINT8_MAX, err);
         uint32_t draw = g->stats->n_generated + (uint32_t)i;
         if (!st) st = pr_answer_sample(g->answer, 0, s->kv.n_tokens, draw, &tokens[i + 1], err);
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine/engine_impl.h"
+#include "engine/serve.h"
 
 pr_status pr_session_open(pr_engine *engine, pr_session **out, pr_err *err) {
     *out = NULL;
@@ -104,37 +105,56 @@ static pr_status reserve(const pr_run *runs, size_t n_runs, pr_err *err) {
     return PR_OK;
 }
 
-/* What KV pages are tagged with. An ordinary model computes at one level only; drafts are always forgotten and written
- * again, and must not leave their mark. */
-static uint8_t level_of(const pr_engine *e, int view) {
-    if (view == PR_VIEW_DRAFT) return UINT8_MAX;
-    if (!e->residency) return PR_LEVEL_FP16;
+pr_level pr_engine_level(const pr_engine *engine) {
+    if (!engine->residency) return PR_LEVEL_FP16; /* an ordinary model computes at one level only */
     pr_residency_state now;
-    pr_residency_state_get(e->residency, &now);
-    return (uint8_t)pr__levels_at(&e->blue, now.cursor);
+    pr_residency_state_get(engine->residency, &now);
+    return pr__levels_at(&engine->blue, now.cursor);
 }
 
-pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, pr_err *err) {
+pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err) {
     pr_exec_step step;
     pr_status st = bind(engine, runs, n_runs, &step, err);
     if (!st) st = reserve(runs, n_runs, err);
     if (st) return st;
     step.view = view;
     if (engine->residency) pr_residency_step_begin(engine->residency);
-    uint8_t level = level_of(engine, view);
+    if (view == PR_VIEW_MAIN) tag = (uint8_t)pr_engine_level(engine);
     pr_exec_step_run(engine->exec, engine->team, &step);
     if (engine->residency) pr_residency_step_end(engine->residency);
     for (size_t r = 0; r < n_runs; r++) {
         pr_session *s = runs[r].session;
         memcpy(s->history + s->kv.n_tokens, runs[r].tokens, runs[r].n_tokens * sizeof *s->history);
-        pr_kv_seq_commit(&s->kv, runs[r].n_tokens, level);
+        pr_kv_seq_commit(&s->kv, runs[r].n_tokens, tag);
     }
     engine->n_out = step.n_out;
     return PR_OK;
 }
 
 pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err) {
-    return pr__engine_step(engine, runs, n_runs, PR_VIEW_MAIN, err);
+    return pr__engine_step(engine, runs, n_runs, PR_VIEW_MAIN, 0, err);
+}
+
+pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err) {
+    if (level >= pr_engine_level(engine)) return pr_engine_step(engine, runs, n_runs, err);
+    uint32_t cursor = pr__levels_cursor(&engine->blue, level);
+    if (engine->draft_cursor != cursor) pr__engine_draft(engine, cursor);
+    return pr__engine_step(engine, runs, n_runs, PR_VIEW_DRAFT, (uint8_t)level, err);
+}
+
+/* ---- pages ------------------------------------------------------------ */
+
+uint32_t pr_engine_pages_max(const pr_engine *engine) { return pr_kv_pool_pages(engine->kv); }
+
+uint32_t pr_engine_pages_used(const pr_engine *engine) { return pr_kv_pool_pages_used(engine->kv); }
+
+size_t pr_engine_page_bytes(const pr_engine *engine) { return pr_kv_page_bytes(&engine->blue.kv); }
+
+uint32_t pr_session_pages(const pr_session *session) { return session->kv.n_pages; }
+
+int pr_session_level(const pr_session *session, uint32_t n_tokens) {
+    uint8_t level = pr_kv_seq_level(&session->kv, n_tokens);
+    return level == UINT8_MAX ? -1 : level;
 }
 
 const float *pr_engine_logits(const pr_engine *engine, size_t row) {

@@ -54,7 +54,7 @@ typedef struct pr_job {
     pr_status (*prepare)(void *arg, const pr_engine *engine, int32_t **ids, size_t *n_ids, pr_err *err);
     pr_generate_opts generate; /* on_text, arg, cancel are the scheduler's own; stop strings and bias are copied; max_tokens
                                 * 0: until the context is full */
-    pr_gov_priority priority;
+    pr_priority priority;
     bool floor_given, force_given;
     pr_level floor, force; /* min_quantization, force_quantization */
     bool reuse_any;        /* take prefix pages of any level */
