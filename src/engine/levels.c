@@ -8,21 +8,7 @@
 
 #include "engine/engine_impl.h"
 
-static const char *const names[PR_LEVELS] = {"int2", "int4", "int8", "fp16"};
-
-_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT,
-               "a level for each plane");
-
-const char *pr_level_name(pr_level level) { return names[level]; }
-
-bool pr_level_by_name(const char *name, pr_level *out) {
-    for (int i = 0; i < PR_LEVELS; i++) {
-        if (strcmp(name, names[i]) != 0) continue;
-        *out = (pr_level)i;
-        return true;
-    }
-    return false;
-}
+_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT, "a level for each plane");
 
 /* ---- cursors ---------------------------------------------------------- */
 

@@ -14,10 +14,11 @@ pr_level pr_engine_level(const pr_engine *engine);
 /* A step at a level not above the model's own (else at that): the same planes, fewer of them read. */
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err);
 
-/* KV pages, of PR_KV_TOKENS tokens each: room for, and held by sessions. */
+/* KV pages: room for, and held by sessions; bytes and tokens of one. */
 uint32_t pr_engine_pages_max(const pr_engine *engine);
 uint32_t pr_engine_pages_used(const pr_engine *engine);
 size_t pr_engine_page_bytes(const pr_engine *engine);
+uint32_t pr_engine_page_tokens(void);
 uint32_t pr_session_pages(const pr_session *session);
 
 /* The lowest level that made any of the first n_tokens tokens; -1 for none. */

@@ -150,6 +150,8 @@ uint32_t pr_engine_pages_used(const pr_engine *engine) { return pr_kv_pool_pages
 
 size_t pr_engine_page_bytes(const pr_engine *engine) { return pr_kv_page_bytes(&engine->blue.kv); }
 
+uint32_t pr_engine_page_tokens(void) { return PR_KV_TOKENS; }
+
 uint32_t pr_session_pages(const pr_session *session) { return session->kv.n_pages; }
 
 int pr_session_level(const pr_session *session, uint32_t n_tokens) {

@@ -23,7 +23,8 @@ pr__lane *pr__lane_new(const pr_model *model) {
     lane->name = pr_strdup(PR_TAG_SESSION, pr_model_name(model));
     pr_elastic_info elastic;
     pr_engine_elastic(lane->engine, &elastic);
-    lane->top = lane->level = lane->allowed = elastic.elastic ? elastic.top : PR_LEVEL_FP16;
+    pr_level top = elastic.elastic ? elastic.top : PR_LEVEL_FP16, now = pr_engine_level(lane->engine);
+    lane->levels = (pr_gov_levels){.level = now, .resident = now, .allowed = top, .top = top};
     if (lane->name) return lane;
     pr_free(lane);
     return NULL;
@@ -45,13 +46,12 @@ static void judge(pr__lane *lane) {
     size_t n = 0;
     for (const pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link, n++)
         sessions[n] = (pr_gov_session){j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
-    pr_gov_step(lane->level, lane->allowed, lane->top, sessions, n, verdicts);
+    lane->levels.resident = pr_engine_level(lane->engine);
+    pr_gov_plan_step(&lane->levels, sessions, n, verdicts, &lane->plan);
     n = 0;
     for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link, n++) {
-        bool above = verdicts[n].level > lane->level; /* its planes are not there, or not yet */
         j->verdict = verdicts[n];
-        j->verdict.parked |= above;
-        if (!j->verdict.parked) j->parked_at = 0;
+        if (j->verdict.kind == PR_GOV_RUN) j->parked_at = 0;
         else if (j->parked_at == 0) j->parked_at = pr_now();
     }
 }
@@ -60,20 +60,19 @@ static void judge(pr__lane *lane) {
 static bool choose_level(pr__lane *lane, pr_level *level) {
     const pr__job *own = NULL, *forced = NULL;
     for (const pr__job *j = lane->running.first; j; j = j->link) {
-        if (j->verdict.parked) continue;
-        const pr__job **kind = j->verdict.level < lane->level ? &forced : &own;
+        if (j->verdict.kind != PR_GOV_RUN) continue;
+        const pr__job **kind = j->verdict.level == lane->plan.step ? &own : &forced;
         if (!*kind || j->key->served < (*kind)->key->served) *kind = j;
     }
     lane->decode_turn = !lane->decode_turn;
     const pr__job *pick = own && (lane->decode_turn || !forced) ? own : forced;
     if (!pick) return false;
-    *level = pick == own ? lane->level : pick->verdict.level;
+    *level = pick->verdict.level;
     return true;
 }
 
-static bool runs_at(const pr__lane *lane, const pr__job *j, pr_level level) {
-    if (j->verdict.parked) return false;
-    return j->verdict.level < lane->level ? j->verdict.level == level : level == lane->level;
+static bool runs_at(const pr__job *j, pr_level level) {
+    return j->verdict.kind == PR_GOV_RUN && j->verdict.level == level;
 }
 
 /* Add the jobs picked by turns to the step. decoding: jobs that decode, a row each; else prompts, up to rows_max in all. */
@@ -83,7 +82,7 @@ static uint32_t add(const pr__lane *lane, pr__step *step, bool decoding, size_t 
     size_t order[SESSIONS_MAX], n = 0;
     uint32_t rows = 0;
     for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link) {
-        if (pr__job_decoding(j) != decoding || !runs_at(lane, j, step->level)) continue;
+        if (pr__job_decoding(j) != decoding || !runs_at(j, step->level)) continue;
         uint32_t left = (uint32_t)j->n_ids - j->n_fed;
         jobs[n] = j;
         turns[n++] = (pr__turn){j->key, j->key->served, j->served, decoding ? 1 : left < rows_max ? left : rows_max, false};
@@ -132,7 +131,7 @@ uint32_t pr__lane_step(pr__lane *lane, const pr__step *step) {
             continue;
         }
         bool decoding = pr__job_decoding(j);
-        j->done.level = step->level < level ? step->level : level;
+        j->done.level = step->level < level ? step->level : level; /* what was asked for, or all there is */
         j->done.levels_used |= 1u << j->done.level;
         j->served += run->n_tokens;
         j->key->served += run->n_tokens;

@@ -29,8 +29,8 @@ typedef struct pr__lane {
     /* Governing: */
     pr_gov_clock clock;
     double governed_at;
-    pr_level level, allowed, top; /* now, and up to where bytes allow */
-    bool by_hand;
+    pr_gov_levels levels;
+    pr_gov_plan plan; /* of the last judgement: whether somebody waits for a higher level */
     struct { /* a move under way */
         bool on;
         pr_level from, to;

@@ -90,10 +90,10 @@ bool pr__lane_reserve(pr__lane *lane, pr__job *job) {
     enum { COPY = 1 /* a shared last page is copied before it is written */ };
     pr_engine_info info;
     pr_engine_describe(lane->engine, &info);
-    uint32_t max = pr_engine_pages_max(lane->engine);
+    uint32_t max = pr_engine_pages_max(lane->engine), per_page = pr_engine_page_tokens();
     uint64_t tokens = job->n_ids + job->n_new;
     if (tokens > info.context_max || job->n_new == 0) tokens = info.context_max;
-    uint32_t need = (uint32_t)((tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS) + COPY;
+    uint32_t need = (uint32_t)((tokens + per_page - 1) / per_page) + COPY;
     job->pages = need < max ? need : max;
     uint32_t promised = outstanding(lane);
     for (;;) {
