@@ -8,7 +8,8 @@
 
 #include "engine/engine_impl.h"
 
-_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT, "a level for each plane");
+_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT,
+               "a level for each plane");
 
 /* ---- cursors ---------------------------------------------------------- */
 

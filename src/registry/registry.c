@@ -40,6 +40,8 @@ struct pr_model {
 
 struct pr_registry {
     pr_registry_opts opts;
+    void (*closing)(void *arg, const pr_model *model);
+    void *closing_arg;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pr_model *models;
@@ -148,6 +150,7 @@ static void evict(pr_registry *r, pr_model *m, const char *why) {
     m->bytes_claimed = bytes;
     pthread_mutex_unlock(&r->lock);
     double start = pr_now();
+    if (r->closing) r->closing(r->closing_arg, m);
     pr_engine_close(m->engine);
     m->engine = NULL;
     tell(r, m, why, pr_now() - start, bytes);
@@ -376,6 +379,11 @@ uint32_t pr_registry_sweep(pr_registry *r, bool all) {
     }
     pthread_mutex_unlock(&r->lock);
     return n;
+}
+
+void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_model *model), void *arg) {
+    r->closing = closing;
+    r->closing_arg = arg;
 }
 
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes) {

@@ -48,6 +48,9 @@ const char *pr_model_name(const pr_model *model); /* as first asked for; valid w
 bool pr_registry_pin(pr_registry *r, const char *name, bool pinned);
 /* Close models that nobody holds: the ones idle for longer than keep-alive, or (all) every one. Returns how many. */
 uint32_t pr_registry_sweep(pr_registry *r, bool all);
+/* Who is told before a model is closed, when nobody holds it and nobody can get it any more: whoever keeps sessions of it
+ * closes them. Called without the registry's lock, by the thread that evicts. Set once, before anything is acquired. */
+void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_model *model), void *arg);
 /* The bound, changed at run time; the next acquire or sweep acts on it. */
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes);
 

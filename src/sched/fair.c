@@ -13,7 +13,8 @@ size_t pr__fair_pick(pr__turn *turns, size_t n, size_t most, uint64_t rows_max, 
     while (picked < most) {
         size_t best = n;
         for (size_t i = 0; i < n; i++)
-            if (!turns[i].taken && turns[i].rows <= rows_max && (best == n || before(&turns[i], &turns[best]))) best = i;
+            if (!turns[i].taken && turns[i].rows <= rows_max && (best == n || before(&turns[i], &turns[best])))
+                best = i;
         if (best == n) break;
         turns[best].taken = true;
         rows_max -= turns[best].rows;

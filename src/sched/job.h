@@ -11,7 +11,13 @@
 #include "engine/answer.h"
 #include "sched/sched.h"
 
-typedef enum pr__job_state { PR__JOB_QUEUED, PR__JOB_PREPARING, PR__JOB_PREPARED, PR__JOB_RUNNING, PR__JOB_DONE } pr__job_state;
+typedef enum pr__job_state {
+    PR__JOB_QUEUED,
+    PR__JOB_PREPARING,
+    PR__JOB_PREPARED,
+    PR__JOB_RUNNING,
+    PR__JOB_DONE
+} pr__job_state;
 
 /* Who asks: one for each key that has jobs. */
 typedef struct pr__key {
@@ -31,21 +37,23 @@ typedef struct pr__job {
     pr_model *model;
     int32_t *ids; /* [n_ids] the prompt */
     size_t n_ids;
-    uint32_t n_new;        /* tokens it may add */
-    uint32_t pages;        /* reserved for it */
+    uint32_t n_new; /* tokens it may add */
+    uint32_t pages; /* reserved for it */
     /* Running: */
     pr_session *session;
     pr_answer *answer;
     pr_generate_stats stats;
-    pr_str text;           /* of the token being delivered */
-    uint32_t n_fed;        /* prompt tokens in the session */
-    int32_t next;          /* token to be fed, once the prompt is */
-    uint64_t served;       /* rows computed for it */
+    pr_str text;     /* of the token being delivered */
+    uint32_t n_fed;  /* prompt tokens in the session */
+    int32_t next;    /* token to be fed, once the prompt is */
+    uint64_t served; /* rows computed for it */
     pr_gov_verdict verdict;
     double queued_at, prepared_at, admitted_at, progress_at, parked_at; /* 0: not yet */
-    uint32_t position;     /* in the queue, last told */
+    uint32_t position;                                                  /* in the queue, last told */
+    bool timed_out;                                                     /* given up while it was loading */
+    bool tried;                                                         /* looked at in this round of admissions */
     pr_job_done done;
-    struct pr__job *link;  /* of the list that holds it */
+    struct pr__job *link; /* of the list that holds it */
 } pr__job;
 
 /* A copy of spec; NULL when out of memory. key stays the caller's. */

@@ -85,7 +85,11 @@ static uint32_t add(const pr__lane *lane, pr__step *step, bool decoding, size_t 
         if (pr__job_decoding(j) != decoding || !runs_at(j, step->level)) continue;
         uint32_t left = (uint32_t)j->n_ids - j->n_fed;
         jobs[n] = j;
-        turns[n++] = (pr__turn){j->key, j->key->served, j->served, decoding ? 1 : left < rows_max ? left : rows_max, false};
+        turns[n++] = (pr__turn){j->key, j->key->served, j->served,
+                                decoding          ? 1
+                                : left < rows_max ? left
+                                                  : rows_max,
+                                false};
     }
     size_t picked = pr__fair_pick(turns, n, most, decoding ? most : UINT64_MAX, order);
     for (size_t i = 0; i < picked && rows < rows_max; i++) {

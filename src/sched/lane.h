@@ -28,10 +28,12 @@ typedef struct pr__lane {
     bool decode_turn; /* forced levels and the model's own take turns */
     /* Governing: */
     pr_gov_clock clock;
-    double governed_at;
+    uint32_t requests;   /* when it was last decided */
+    uint32_t pages_used; /* after the last step, for who counts */
     pr_gov_levels levels;
     pr_gov_plan plan; /* of the last judgement: whether somebody waits for a higher level */
-    struct { /* a move under way */
+    bool by_hand;     /* the level, or a budget, was set by somebody */
+    struct {          /* a move under way */
         bool on;
         pr_level from, to;
         size_t bytes_before;
@@ -60,8 +62,8 @@ size_t pr__prefix_bytes(const pr__lane *lane);
 /* ---- steps (lane.c) ---- */
 
 typedef struct pr__step { /* what one step will do */
-    pr_run *runs;       /* [n] */
-    pr__job **jobs;     /* [n] */
+    pr_run *runs;         /* [n] */
+    pr__job **jobs;       /* [n] */
     size_t n;
     pr_level level;
 } pr__step;

@@ -8,13 +8,14 @@
  * Between steps the governor's decisions are applied, sessions that may not run at the level are parked, time limits
  * are looked at, and cancelled sessions leave.
  *
- * Threads: pr_sched_submit(), _cancel(), _stats() from any thread; callbacks come from the scheduler's threads, one at a
- * time for a request, and must not block. on_done comes exactly once for every submitted request, also at close.
+ * Threads: everything but open and close from any thread; callbacks come from the scheduler's threads, one at a
+ * time for a request, and must neither block nor call the scheduler. on_done comes exactly once for every submitted request, also at close.
  */
 #ifndef PRECIS_SCHED_SCHED_H
 #define PRECIS_SCHED_SCHED_H
 
-#include "governor/policy.h"
+#include "governor/monitor.h"
+#include "governor/timeline.h"
 #include "registry/registry.h"
 
 typedef struct pr_sched pr_sched;
@@ -39,20 +40,21 @@ typedef struct pr_job_token { /* one delivered token */
 
 typedef struct pr_job_done {
     pr_job_finish finish;
-    pr_err err;            /* PR_JOB_ERROR */
-    uint32_t retry_after;  /* seconds, when err is PR_ERR_LIMIT: queue full or timed out, no room */
+    pr_err err;           /* PR_JOB_ERROR */
+    uint32_t retry_after; /* seconds, when err is PR_ERR_LIMIT: queue full or timed out, no room */
     uint32_t n_prompt, n_cached, n_generated;
-    uint32_t levels_used;  /* a bit for each pr_level it was computed at */
-    pr_level level;        /* of the last step */
+    uint32_t levels_used; /* a bit for each pr_level it was computed at */
+    pr_level level;       /* of the last step */
     double queue_seconds, load_seconds, first_token_seconds, total_seconds;
 } pr_job_done;
 
 typedef struct pr_job {
-    const char *model;   /* copied */
-    const char *key;     /* who asks: fairness and prefix isolation; copied; NULL: "" */
+    const char *model; /* copied */
+    const char *key;   /* who asks: fairness and prefix isolation; copied; NULL: "" */
     /* Turn the request into tokens with the model at hand (chat template, tokenizer): *ids for pr_free(). Preparing thread. */
     pr_status (*prepare)(void *arg, const pr_engine *engine, int32_t **ids, size_t *n_ids, pr_err *err);
-    pr_generate_opts generate; /* on_text, arg, cancel are the scheduler's own; stop strings and bias are copied; max_tokens
+    pr_generate_opts
+        generate; /* on_text, arg, cancel are the scheduler's own; stop strings and bias are copied; max_tokens
                                 * 0: until the context is full */
     pr_priority priority;
     bool floor_given, force_given;
@@ -61,23 +63,26 @@ typedef struct pr_job {
     bool want_logits;      /* fill pr_job_token.logits */
     void (*on_token)(void *arg, const pr_job_token *token);
     void (*on_done)(void *arg, const pr_job_done *done);
-    void (*on_queue)(void *arg, uint32_t position, double estimate_seconds); /* when its place in the queue changes; NULL: not told */
+    void (*on_queue)(void *arg, uint32_t position,
+                     double estimate_seconds); /* when its place in the queue changes; NULL: not told */
     void *arg;
 } pr_job;
 
 typedef struct pr_sched_opts {
-    pr_registry *registry;      /* borrowed */
+    pr_registry *registry; /* borrowed */
     pr_gov_settings gov;
-    struct pr_monitor *monitor; /* borrowed */
-    struct pr_timeline *timeline; /* borrowed; decisions go there; may be NULL */
-    uint32_t queue_max;         /* 0: 64 */
-    uint32_t parallel;          /* sessions in one step at most; 0: 8 */
-    uint32_t sessions_max;      /* running sessions with pages; 0: 64 */
-    uint32_t prefill_chunk;     /* prompt tokens in a step beside decoding sessions; 0: 96 */
+    pr_monitor *monitor;                                      /* borrowed */
+    pr_timeline *timeline;                                    /* borrowed; decisions go there; may be NULL */
+    void (*moved)(void *arg, const pr_timeline_entry *entry); /* the same, as it happens: for the log; may be NULL */
+    void *moved_arg;
+    uint32_t queue_max;     /* 0: 64 */
+    uint32_t parallel;      /* sessions in one step at most; 0: 8 */
+    uint32_t sessions_max;  /* running sessions with pages; 0: 64 */
+    uint32_t prefill_chunk; /* prompt tokens in a step beside decoding sessions; 0: 96 */
     bool serial;
-    bool prefix_off;            /* no reuse of prefixes between requests */
+    bool prefix_off; /* no reuse of prefixes between requests */
     double queue_seconds, load_seconds, first_token_seconds, stall_seconds, park_seconds; /* 0: 30, 120, 30, 30, 30 */
-    double total_seconds;       /* 0: no limit */
+    double total_seconds;                                                                 /* 0: no limit */
 } pr_sched_opts;
 
 pr_status pr_sched_open(const pr_sched_opts *opts, pr_sched **out, pr_err *err);
@@ -90,8 +95,14 @@ pr_status pr_sched_submit(pr_sched *s, const pr_job *job, pr_job_id *id, pr_err 
 /* Its slot is free within a step; on_done comes with PR_JOB_CANCELLED unless it was done. Unknown ids are ignored. */
 void pr_sched_cancel(pr_sched *s, pr_job_id id);
 
-/* Move a model by hand: holds until the governor has a reason of its own to lower it. budget 0: the level. */
+/* Move a resident model by hand: to a budget of weights in bytes, or (0) to a level. It holds as long as bytes allow, or until
+ * pr_sched_auto(). PR_ERR_NOTFOUND: the model is not resident. */
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err);
+/* Leave the model to the governor again. */
+pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);
+
+/* For the registry's `closing`: the model is about to be closed; forgets what is kept for it. */
+void pr_sched_model_closing(pr_sched *s, const pr_model *model);
 
 typedef struct pr_sched_stats {
     uint32_t n_queued, n_running, n_parked;
@@ -102,7 +113,7 @@ typedef struct pr_sched_stats {
     size_t prefix_bytes;      /* KV pages kept for reuse */
     size_t kv_bytes, kv_bytes_max;
 } pr_sched_stats;
-void pr_sched_stats_get(const pr_sched *s, pr_sched_stats *out);
+void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out);
 /* Drop pages kept for reuse (memory guard, cache/clear); between two steps. */
 void pr_sched_drop_prefixes(pr_sched *s);
 
