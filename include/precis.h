@@ -86,9 +86,9 @@ typedef struct pr_engine_opts {
     bool level_given;
     pr_level level;
     size_t weights_budget; /* bytes of weights, instead of a level; 0: none. PR_ERR_LIMIT when the least is more */
-    bool exact;                                   /* fp32 activations everywhere: the slow reference path */
-    uint32_t cpumask;                             /* ISA bits allowed (kernels.h); 0: all that the CPU has */
-    uint32_t passes_off;                          /* graph passes switched off, a bit each (graph/passes.h) */
+    bool exact;            /* fp32 activations everywhere: the slow reference path */
+    uint32_t cpumask;      /* ISA bits allowed (kernels.h); 0: all that the CPU has */
+    uint32_t passes_off;   /* graph passes switched off, a bit each (graph/passes.h) */
     void (*progress)(void *arg, double fraction); /* while loading; may be NULL */
     void *progress_arg;
 } pr_engine_opts;
@@ -136,18 +136,19 @@ pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *er
 typedef struct pr_elastic_info {
     bool elastic; /* false: an ordinary model; everything else is 0 */
     pr_level top;
-    pr_level level;                  /* highest level whose planes are all in use; PR_LEVEL_INT2 also below it */
-    uint32_t cursor, n_increments;   /* increments in use, of how many */
-    uint32_t target;                 /* where a move is going; the cursor when none is under way */
-    double bits_per_weight;          /* of packed matrices, at the cursor: plane bytes, scales and padding */
-    double kl;                       /* expected KL against the source in nats a token, from the file's table */
+    pr_level level;                /* highest level whose planes are all in use; PR_LEVEL_INT2 also below it */
+    uint32_t cursor, n_increments; /* increments in use, of how many */
+    uint32_t target;               /* where a move is going; the cursor when none is under way */
+    double bits_per_weight;        /* of packed matrices, at the cursor: plane bytes, scales and padding */
+    double kl;                     /* expected KL against the source in nats a token, from the file's table */
     size_t bytes, bytes_min, bytes_max;
-    size_t level_bytes[PR_LEVELS];   /* at each level; those above the top repeat it */
+    size_t level_bytes[PR_LEVELS]; /* at each level; those above the top repeat it */
     uint32_t level_cursor[PR_LEVELS];
-    size_t plane_bytes[4];           /* in memory now: p2, p4, p8, p16 */
-    uint64_t moves_down, moves_up;   /* finished */
-    double drop_seconds, raise_seconds; /* the last of each: from the request until memory was given back / planes in use */
-    pr_err raise_err;                /* why the last raise ended early; status PR_OK when it did not */
+    size_t plane_bytes[4];         /* in memory now: p2, p4, p8, p16 */
+    uint64_t moves_down, moves_up; /* finished */
+    double drop_seconds,
+        raise_seconds; /* the last of each: from the request until memory was given back / planes in use */
+    pr_err raise_err;  /* why the last raise ended early; status PR_OK when it did not */
 } pr_elastic_info;
 
 void pr_engine_elastic(const pr_engine *engine, pr_elastic_info *out);
@@ -280,7 +281,7 @@ typedef struct pr_generate_opts {
     uint32_t max_tokens;     /* 0: until the context is full */
     const char *const *stop; /* stop strings, borrowed; never part of the output */
     size_t n_stop;
-    bool ignore_end;            /* go on past end tokens (benchmarks) */
+    bool ignore_end; /* go on past end tokens (benchmarks) */
     /* Self-speculation of elastic models: draft this many tokens at a lower level, check them in one step. The answer is
      * the same (greedy) or drawn from the same distribution. 0: off; PR_SPECULATE_AUTO: as many as pay, measured. */
     int speculate;

@@ -73,6 +73,7 @@ pr_status pr__blueprint_init(struct pr_estimate *b, const char *path, const pr_e
     if (!st) st = pr_graph_lower(&b->graph, &(pr_lower_opts){b->opts.passes_off, b->opts.exact}, err);
     if (!st) st = pr_plan_make(&b->graph, b->exec.rows_max, b->exec.out_max, &b->plan, err);
     if (!st) st = pr_weights_plan(&b->graph, b->opts.exact, &b->weights, err);
+    if (!st) st = pr__levels_plan(b, err);
     if (!st) st = describe_weights(b, err);
     if (st) pr__blueprint_free(b);
     else plan_kv(b);
@@ -86,6 +87,7 @@ void pr__blueprint_free(struct pr_estimate *b) {
     pr_model_file_close(b->file);
     pr_free(b->types);
     pr_free(b->note);
+    pr_free(b->planes_at);
     *b = (struct pr_estimate){0};
 }
 
@@ -137,6 +139,11 @@ void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out) {
         .kv_bytes_max = estimate->kv_bytes_max,
         .scratch_bytes = pr_exec_bytes(&estimate->graph, &estimate->plan, &estimate->weights, &estimate->exec),
     };
+    if (estimate->planes) {
+        out->weight_bytes += estimate->planes_at[estimate->cursor];
+        out->weight_bytes_read += pr_weights_nested_read_bytes(&estimate->weights, &estimate->graph, estimate->planes,
+                                                               estimate->cursor);
+    }
     out->peak_bytes = out->weight_bytes + out->kv_bytes_max + out->scratch_bytes + PROCESS_BYTES +
                       (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN;
 }

@@ -22,11 +22,21 @@ struct pr_estimate {
     pr_weights weights; /* planned; the engine loads them */
     pr_exec_opts exec;
     pr_kv_shape kv;
+    const pr_plane_set *planes; /* NULL: an ordinary model */
+    size_t *planes_at;          /* [n_increments + 1] bytes of planes in memory */
+    uint32_t cursor;            /* increments to begin with */
     size_t kv_bytes_max;
     char *types, *note; /* texts of pr_engine_info */
 };
 
 pr_status pr__blueprint_init(struct pr_estimate *b, const char *path, const pr_engine_opts *opts, pr_err *err);
 void pr__blueprint_free(struct pr_estimate *b); /* accepts a half-built one */
+
+/* engine/levels.c: b->planes, planes_at and the cursor that the options ask for. */
+pr_status pr__levels_plan(struct pr_estimate *b, pr_err *err);
+/* Increments of a level; the top's for one above it. */
+uint32_t pr__levels_cursor(const struct pr_estimate *b, pr_level level);
+/* The highest level whose increments are among the first `cursor`. */
+pr_level pr__levels_at(const struct pr_estimate *b, uint32_t cursor);
 
 #endif

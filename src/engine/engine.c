@@ -28,6 +28,14 @@ static pr_status open_buffers(pr_engine *e, pr_err *err) {
     return pr_fail_nomem(err, "step buffers", o->batch_max * sizeof *e->runs);
 }
 
+static pr_status open_planes(pr_engine *e, pr_err *err) {
+    struct pr_estimate *b = &e->blue;
+    pr_status st = pr_residency_open(b->file, &e->residency, err);
+    if (!st) st = pr_residency_load(e->residency, b->cursor, e->team, b->opts.progress, b->opts.progress_arg, err);
+    if (!st) pr_weights_bind(&b->weights, &b->graph, b->planes, e->residency);
+    return st;
+}
+
 pr_status pr_engine_open(const char *path, const pr_engine_opts *opts, pr_engine **out, pr_err *err) {
     *out = NULL;
     pr_engine *e = pr_calloc(PR_TAG_MISC, 1, sizeof *e);
@@ -38,7 +46,9 @@ pr_status pr_engine_open(const char *path, const pr_engine_opts *opts, pr_engine
     if (!st) st = open_buffers(e, err);
     if (!st) st = pr_team_open(b->opts.n_threads, b->opts.nice, &e->team, err);
     if (!st)
-        st = pr_weights_load(&b->weights, &b->graph, b->file, e->team, b->opts.progress, b->opts.progress_arg, err);
+        st = pr_weights_load(&b->weights, &b->graph, b->file, e->team, b->planes ? NULL : b->opts.progress,
+                             b->opts.progress_arg, err);
+    if (!st && b->planes) st = open_planes(e, err);
     if (!st) st = pr_exec_open(&b->graph, &b->plan, &b->weights, &b->exec, &e->exec, err);
     if (!st) st = pr_kv_pool_open(&b->kv, b->kv_bytes_max, &e->kv, err);
     if (st) pr_engine_close(e);
@@ -49,6 +59,7 @@ pr_status pr_engine_open(const char *path, const pr_engine_opts *opts, pr_engine
 void pr_engine_close(pr_engine *engine) {
     if (!engine) return;
     pr_exec_close(engine->exec);
+    pr_residency_close(engine->residency);
     pr_kv_pool_close(engine->kv);
     pr_team_close(engine->team);
     pr_vocab_free(engine->vocab);

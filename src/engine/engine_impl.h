@@ -5,6 +5,7 @@
 #define PRECIS_ENGINE_ENGINE_IMPL_H
 
 #include "engine/blueprint.h"
+#include "engine/speculate.h"
 #include "kv/kv.h"
 #include "text/chat.h"
 #include "text/vocab.h"
@@ -12,6 +13,9 @@
 struct pr_engine {
     struct pr_estimate blue;
     pr_exec *exec;
+    pr_residency *residency; /* NULL: an ordinary model */
+    uint32_t draft_cursor;   /* levels of PR_VIEW_DRAFT */
+    pr__spec spec;
     pr_team *team;
     pr_kv_pool *kv;
     pr_vocab *vocab;
@@ -24,6 +28,13 @@ struct pr_engine {
     uint32_t n_out;      /* rows of the last step */
     uint64_t step_count; /* stamps sessions, to find one given twice */
 };
+
+/* One step, its nested matrices read at the levels of a view (PR_VIEW_*). pr_engine_step() is the main view. */
+pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, pr_err *err);
+/* Levels of PR_VIEW_DRAFT from the next step on: those of the first n increments. */
+void pr__engine_draft(pr_engine *engine, uint32_t n);
+/* Measuring: packed matrix `tensor` (its number in the file) reads at most `level`, PR_PLANE_P16: all it has. */
+void pr__engine_cap(pr_engine *engine, uint32_t tensor, pr_plane level);
 
 struct pr_session {
     pr_engine *engine;

@@ -9,9 +9,6 @@
 
 #include "engine/engine_impl.h"
 
-/* Pages are not yet made at different precision levels. */
-enum { LEVEL_SOURCE = 0 };
-
 pr_status pr_session_open(pr_engine *engine, pr_session **out, pr_err *err) {
     *out = NULL;
     pr_session *s = pr_calloc(PR_TAG_SESSION, 1, sizeof *s);
@@ -93,7 +90,7 @@ static pr_status bind(pr_engine *e, const pr_run *runs, size_t n_runs, pr_exec_s
         rows += runs[r].n_tokens;
         for (uint32_t i = runs[r].n_logits; i > 0; i--) e->out_rows[outs++] = rows - i;
     }
-    *step = (pr_exec_step){rows, outs, e->tokens, e->out_rows, e->runs, (uint32_t)n_runs};
+    *step = (pr_exec_step){rows, outs, e->tokens, e->out_rows, e->runs, (uint32_t)n_runs, PR_VIEW_MAIN};
     return PR_OK;
 }
 
@@ -107,19 +104,37 @@ static pr_status reserve(const pr_run *runs, size_t n_runs, pr_err *err) {
     return PR_OK;
 }
 
-pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err) {
+/* What KV pages are tagged with. An ordinary model computes at one level only; drafts are always forgotten and written
+ * again, and must not leave their mark. */
+static uint8_t level_of(const pr_engine *e, int view) {
+    if (view == PR_VIEW_DRAFT) return UINT8_MAX;
+    if (!e->residency) return PR_LEVEL_FP16;
+    pr_residency_state now;
+    pr_residency_state_get(e->residency, &now);
+    return (uint8_t)pr__levels_at(&e->blue, now.cursor);
+}
+
+pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, pr_err *err) {
     pr_exec_step step;
     pr_status st = bind(engine, runs, n_runs, &step, err);
     if (!st) st = reserve(runs, n_runs, err);
     if (st) return st;
+    step.view = view;
+    if (engine->residency) pr_residency_step_begin(engine->residency);
+    uint8_t level = level_of(engine, view);
     pr_exec_step_run(engine->exec, engine->team, &step);
+    if (engine->residency) pr_residency_step_end(engine->residency);
     for (size_t r = 0; r < n_runs; r++) {
         pr_session *s = runs[r].session;
         memcpy(s->history + s->kv.n_tokens, runs[r].tokens, runs[r].n_tokens * sizeof *s->history);
-        pr_kv_seq_commit(&s->kv, runs[r].n_tokens, LEVEL_SOURCE);
+        pr_kv_seq_commit(&s->kv, runs[r].n_tokens, level);
     }
     engine->n_out = step.n_out;
     return PR_OK;
+}
+
+pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err) {
+    return pr__engine_step(engine, runs, n_runs, PR_VIEW_MAIN, err);
 }
 
 const float *pr_engine_logits(const pr_engine *engine, size_t row) {

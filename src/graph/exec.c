@@ -25,15 +25,19 @@ static bool does_work(const pr_node *n) {
 }
 
 static bool matmul_wants_q8(const pr_weights *w, const pr_node *n, const pr_exec_opts *opts) {
-    return !opts->exact && n->op == PR_OP_MATMUL && opts->kernels->mm_q8[w->mats[n->in[1]].pack] != NULL;
+    pr_pack pack = n->op == PR_OP_MATMUL ? w->mats[n->in[1]].pack : PR_PACK_F32;
+    return !opts->exact && (pack == PR_PACK_PLANES || opts->kernels->mm_q8[pack] != NULL);
 }
 
 /* A matmul over 8-bit weights whose input the layout pass left as floats converts it itself. */
 static bool converts_input(const pr_graph *g, const pr_weights *w, const pr_node *n, const pr_exec_opts *opts) {
-    return matmul_wants_q8(w, n, opts) && g->nodes[n->in[0]].form != PR_FORM_Q8;
+    return matmul_wants_q8(w, n, opts) && g->nodes[n->in[0]].form == PR_FORM_F32;
 }
 
-static size_t q8_stride(uint32_t cols) { return pr_align_up(cols / PR_BLOCK * sizeof(pr_qblock), ALIGN); }
+/* Rows of form BOTH: what any reader may want. */
+static size_t converted_stride(uint32_t cols) {
+    return pr_align_up(pr_form_blocks_bytes(cols) + cols * sizeof(float), ALIGN);
+}
 
 /* Bytes of the shared buffer for inputs that matmuls convert themselves. */
 static size_t converted_bytes(const pr_graph *g, const pr_weights *w, const pr_exec_opts *opts) {
@@ -41,7 +45,7 @@ static size_t converted_bytes(const pr_graph *g, const pr_weights *w, const pr_e
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const pr_node *n = &g->nodes[i];
         if (n->dead || !converts_input(g, w, n, opts)) continue;
-        size_t bytes = q8_stride(g->nodes[n->in[0]].cols) * opts->rows_max;
+        size_t bytes = converted_stride(g->nodes[n->in[0]].cols) * opts->rows_max;
         if (bytes > most) most = bytes;
     }
     return most;
@@ -50,6 +54,7 @@ static size_t converted_bytes(const pr_graph *g, const pr_weights *w, const pr_e
 static void fill_matmul(pr__instr *in, const pr_weights *w, const pr_node *n) {
     for (uint32_t m = 0; m < n->attr.n_mats; m++) {
         in->mats[m] = &w->mats[n->in[1 + m]];
+        in->nested[m] = &w->nested[n->in[1 + m]];
         in->mat_bytes += pr_pack_tiles(in->mats[m]->rows) * pr_pack_tile_bytes(in->mats[m]->pack, in->mats[m]->cols);
         pr_node_id bias = n->attr.bias ? n->in[1 + n->attr.n_mats + m] : PR_NODE_NONE;
         if (bias != PR_NODE_NONE) in->bias[m] = w->vecs[bias];
@@ -113,7 +118,10 @@ static pr__instr instr_of(const pr_exec *e, const pr_plan *plan, pr_node_id id) 
         bool value = e->g->nodes[from].op != PR_OP_KV_WRITE && !e->w->mats[from].rows;
         if (value) in.in[j] = rows_of(e, plan, from);
     }
-    if (n->op == PR_OP_EMBED) in.mats[0] = &e->w->mats[n->in[0]];
+    if (n->op == PR_OP_EMBED) {
+        in.mats[0] = &e->w->mats[n->in[0]];
+        in.nested[0] = &e->w->nested[n->in[0]];
+    }
     if (n->op == PR_OP_MATMUL) {
         fill_matmul(&in, e->w, n);
         in.q8 = matmul_wants_q8(e->w, n, &e->opts);
@@ -129,9 +137,9 @@ static void schedule(pr_exec *e, const pr_plan *plan, pr_node_id id, uint8_t *co
     if (converts_input(e->g, e->w, n, &e->opts)) {
         uint32_t cols = e->g->nodes[n->in[0]].cols;
         pr__instr quant = {
-            .op = PR_OP_QUANT, .rows = n->rows, .form = PR_FORM_Q8, .cols = cols, .attr = &n->attr, .node = id};
+            .op = PR_OP_QUANT, .rows = n->rows, .form = PR_FORM_BOTH, .cols = cols, .attr = &n->attr, .node = id};
         quant.in[0] = in.in[0];
-        quant.out = (pr__rows){converted, q8_stride(cols)};
+        quant.out = (pr__rows){converted, converted_stride(cols)};
         e->instrs[e->n_instrs++] = quant;
         in.in[0] = quant.out;
     }

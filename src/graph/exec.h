@@ -50,6 +50,7 @@ typedef struct pr_exec_step {
     const uint32_t *out_rows; /* [n_out] rows whose logits are wanted */
     const pr_exec_run *runs;  /* [n_runs] in order of row, covering all rows */
     uint32_t n_runs;
+    int view; /* PR_VIEW_*: the levels at which nested matrices are read */
 } pr_exec_step;
 
 void pr_exec_step_run(pr_exec *exec, pr_team *team, const pr_exec_step *step);

@@ -26,9 +26,10 @@ typedef struct pr__instr {
     uint32_t in_cols;
     /* MATMUL */
     const pr_weight *mats[PR__MATS_MAX];
+    const pr_nested *nested[PR__MATS_MAX]; /* of matrices that are planes */
     const float *bias[PR__MATS_MAX];
     pr__rows residual;
-    bool q8;    /* the input is 8-bit blocks */
+    bool q8;    /* the input is 8-bit blocks (and floats behind them, where a matrix has p16) */
     bool merge; /* ATTEND: the second half, when spans were work items */
     size_t mat_bytes;
 } pr__instr;
@@ -101,6 +102,9 @@ void pr__exec_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int t
 void pr__op_rows(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 void pr__op_matmul(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
+
+/* Row `row` of a nested matrix as floats, at its level in this step: out[cols]. */
+void pr__planes_row(const pr_exec *e, const pr_weight *m, const pr_nested *nested, uint32_t row, float *out);
 
 /* Work items of a step, and the scratch a thread needs. */
 uint32_t pr__matmul_chunks(const pr__instr *in, uint32_t n_rows);

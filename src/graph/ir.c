@@ -344,8 +344,14 @@ const char *pr_op_name(pr_op op) {
     return names[op];
 }
 
+size_t pr_form_blocks_bytes(uint32_t cols) { return pr_align_up(cols / PR_BLOCK * sizeof(pr_qblock), 64); }
+
 size_t pr_node_row_bytes(const pr_node *node) {
-    if (node->form == PR_FORM_Q8) return node->cols / PR_BLOCK * sizeof(pr_qblock);
+    switch (node->form) {
+    case PR_FORM_F32: break;
+    case PR_FORM_Q8: return node->cols / PR_BLOCK * sizeof(pr_qblock);
+    case PR_FORM_BOTH: return pr_form_blocks_bytes(node->cols) + (size_t)node->cols * sizeof(float);
+    }
     return (size_t)node->cols * sizeof(float);
 }
 
@@ -368,7 +374,9 @@ void pr_graph_dump(const pr_graph *g, pr_str *out) {
         const pr_node *n = &g->nodes[i];
         if (n->dead || n->op == PR_OP_WEIGHT) continue;
         pr_str_printf(out, "%%%-4u %s[%s x %u%s]", i, pr_op_name(n->op), rows[n->rows], n->cols,
-                      n->form == PR_FORM_Q8 ? " q8" : "");
+                      n->form == PR_FORM_Q8     ? " q8"
+                      : n->form == PR_FORM_BOTH ? " q8+f32"
+                                                : "");
         if (n->name) pr_str_printf(out, " %s", n->name);
         for (uint32_t j = 0; j < n->n_in; j++) dump_input(g, n->in[j], out);
         if (n->attr.gated) pr_str_puts(out, " gated");

@@ -67,8 +67,65 @@ static work find_work(const pr__instr *in, uint32_t chunk, uint32_t n_rows) {
     }
 }
 
-static void multiply(const pr_exec *e, const pr__instr *in, const pr_weight *m, const work *w, uint32_t n_rows,
-                     float *y, size_t y_stride) {
+/* The unit that holds a tile. */
+static const pr_unit *unit_of(const pr_nested *n, uint32_t tile) {
+    uint32_t lo = 0, hi = n->n_units;
+    while (hi - lo > 1) {
+        uint32_t mid = lo + (hi - lo) / 2;
+        if (n->units[mid].tile0 <= tile) lo = mid;
+        else hi = mid;
+    }
+    return &n->units[lo];
+}
+
+/* Planes of a unit from one of its tiles on, as far as its level reads them; returns the level. */
+static pr_plane planes_at(const pr_exec *e, const pr_unit *u, uint32_t cols, uint32_t tile, const uint8_t **plane) {
+    pr_plane level = (pr_plane)u->level[e->step->view];
+    for (uint32_t p = 0; p <= (uint32_t)level; p++)
+        plane[p] = u->plane[p] + (tile - u->tile0) * pr_plane_tile_bytes((pr_plane)p, cols);
+    return level;
+}
+
+void pr__planes_row(const pr_exec *e, const pr_weight *m, const pr_nested *nested, uint32_t row, float *out) {
+    const uint8_t *plane[PR_PLANE_COUNT] = {0};
+    uint32_t tile = row / PR_TILE_ROWS;
+    pr_plane level = planes_at(e, unit_of(nested, tile), m->cols, tile, plane);
+    pr_plane_row(plane, level, nested->book, m->cols, row % PR_TILE_ROWS, out);
+}
+
+/* A nested matrix: each unit of the range at its own level. */
+static void multiply_planes(const pr_exec *e, const pr__instr *in, uint32_t mat, const work *w, uint32_t n_rows,
+                            float *y, size_t y_stride) {
+    const pr_nested *nested = in->nested[mat];
+    uint32_t cols = in->mats[mat]->cols, end = w->tile + w->n_tiles;
+    const pr_unit *u = unit_of(nested, w->tile);
+    for (uint32_t tile = w->tile; tile < end; u++) {
+        uint32_t stop = u->tile0 + u->n_tiles < end ? u->tile0 + u->n_tiles : end;
+        pr_plane_args args = {
+            .book = nested->book,
+            .n_tiles = stop - tile,
+            .cols = cols,
+            .x = in->in[0].base,
+            .x_stride = in->in[0].stride,
+            .n_tokens = n_rows,
+            .y = y + (size_t)(tile - w->tile) * PR_TILE_ROWS,
+            .y_stride = y_stride,
+        };
+        pr_plane level = planes_at(e, u, cols, tile, args.plane);
+        bool q8 = in->q8 && level < PR_PLANE_P16;
+        if (in->q8 && !q8) args.x = in->in[0].base + pr_form_blocks_bytes(cols);
+        (q8 ? e->k->planes_q8 : e->k->planes_f32)[level](&args);
+        tile = stop;
+    }
+}
+
+static void multiply(const pr_exec *e, const pr__instr *in, uint32_t mat, const work *w, uint32_t n_rows, float *y,
+                     size_t y_stride) {
+    const pr_weight *m = in->mats[mat];
+    if (m->pack == PR_PACK_PLANES) {
+        multiply_planes(e, in, mat, w, n_rows, y, y_stride);
+        return;
+    }
     pr_mm_args args = {
         .tiles = m->data + w->tile * pr_pack_tile_bytes(m->pack, m->cols),
         .n_tiles = w->n_tiles,
@@ -90,23 +147,21 @@ static void add_bias(const pr_exec *e, const float *bias, const work *w, uint32_
 static void gated(const pr_exec *e, const pr__instr *in, const work *w, uint32_t n_rows, float *tmp) {
     size_t width = (size_t)w->n_tiles * PR_TILE_ROWS;
     float *g = tmp, *u = tmp + width * n_rows;
-    multiply(e, in, in->mats[0], w, n_rows, g, width);
-    multiply(e, in, in->mats[1], w, n_rows, u, width);
+    multiply(e, in, 0, w, n_rows, g, width);
+    multiply(e, in, 1, w, n_rows, u, width);
     for (uint32_t r = 0; r < n_rows; r++) {
         float *row = g + r * width;
-        if (in->form == PR_FORM_Q8) {
-            e->k->silu_mul(row, u + r * width, w->n, row);
-            pr_qblock *out = (pr_qblock *)(void *)pr__row(&in->out, r);
-            e->k->quant(row, w->n, out + w->first / PR_BLOCK);
-        } else {
-            e->k->silu_mul(row, u + r * width, w->n, pr__row(&in->out, r) + w->first);
-        }
+        uint8_t *out = (uint8_t *)pr__row(&in->out, r);
+        size_t floats = in->form == PR_FORM_BOTH ? pr_form_blocks_bytes(in->cols) : 0;
+        if (in->form != PR_FORM_Q8) row = (float *)(void *)(out + floats) + w->first;
+        e->k->silu_mul(g + r * width, u + r * width, w->n, row);
+        if (in->form != PR_FORM_F32) e->k->quant(row, w->n, (pr_qblock *)(void *)out + w->first / PR_BLOCK);
     }
 }
 
 static void onto_residual(const pr_exec *e, const pr__instr *in, const work *w, uint32_t n_rows, float *tmp) {
     size_t width = (size_t)w->n_tiles * PR_TILE_ROWS;
-    multiply(e, in, in->mats[0], w, n_rows, tmp, width);
+    multiply(e, in, 0, w, n_rows, tmp, width);
     add_bias(e, in->bias[0], w, n_rows, tmp, width);
     for (uint32_t r = 0; r < n_rows; r++)
         e->k->add(tmp + r * width, pr__row(&in->residual, r) + w->first, w->n, pr__row(&in->out, r) + w->first);
@@ -123,7 +178,7 @@ void pr__op_matmul(const pr_exec *e, const pr__instr *in, uint32_t chunk, int th
     } else {
         float *y = pr__row(&in->out, 0) + w.column + w.first;
         size_t y_stride = in->out.stride / sizeof(float);
-        multiply(e, in, in->mats[w.m], &w, n_rows, y, y_stride);
+        multiply(e, in, w.m, &w, n_rows, y, y_stride);
         add_bias(e, in->bias[w.m], &w, n_rows, y, y_stride);
     }
 }

@@ -7,7 +7,10 @@
 #include "graph/exec_impl.h"
 
 static void embed(const pr_exec *e, const pr__instr *in, uint32_t row) {
-    pr_pack_row(in->mats[0], (uint32_t)e->step->tokens[row], pr__row(&in->out, row));
+    uint32_t token = (uint32_t)e->step->tokens[row];
+    if (in->mats[0]->pack == PR_PACK_PLANES)
+        pr__planes_row(e, in->mats[0], in->nested[0], token, pr__row(&in->out, row));
+    else pr_pack_row(in->mats[0], token, pr__row(&in->out, row));
 }
 
 /* cos and sin of position * frequency, as floats: what the models were trained with. */
@@ -21,18 +24,23 @@ static void rope_table(const pr_exec *e, const pr__instr *in, uint32_t row) {
     }
 }
 
+/* Where a row of the result stands as floats: in the result, or, when that is of 8-bit blocks alone, in scratch. */
+static float *row_floats(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
+    if (in->form == PR_FORM_Q8) return (float *)(void *)pr__scratch(e, thread);
+    uint8_t *at = (uint8_t *)pr__row(&in->out, row);
+    return (float *)(void *)(in->form == PR_FORM_BOTH ? at + pr_form_blocks_bytes(in->cols) : at);
+}
+
 static void norm(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
-    bool blocks = in->form == PR_FORM_Q8;
-    float *y = blocks ? (float *)(void *)pr__scratch(e, thread) : pr__row(&in->out, row);
+    float *y = row_floats(e, in, row, thread);
     e->k->rmsnorm(pr__row(&in->in[0], row), pr__row(&in->in[1], 0), in->cols, in->attr->eps, y);
-    if (blocks) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
+    if (in->form != PR_FORM_F32) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
 }
 
 static void gate(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
-    bool blocks = in->form == PR_FORM_Q8;
-    float *y = blocks ? (float *)(void *)pr__scratch(e, thread) : pr__row(&in->out, row);
+    float *y = row_floats(e, in, row, thread);
     e->k->silu_mul(pr__row(&in->in[0], row), pr__row(&in->in[1], row), in->cols, y);
-    if (blocks) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
+    if (in->form != PR_FORM_F32) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
 }
 
 static void rope(const pr_exec *e, const pr__instr *in, uint32_t row) {
@@ -78,6 +86,8 @@ static void one_row(const pr_exec *e, const pr__instr *in, uint32_t row, int thr
         return;
     case PR_OP_QUANT:
         e->k->quant(pr__row(&in->in[0], row), in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
+        if (in->form == PR_FORM_BOTH)
+            memcpy(row_floats(e, in, row, thread), pr__row(&in->in[0], row), in->cols * sizeof(float));
         return;
     case PR_OP_CONST:
     case PR_OP_WEIGHT:

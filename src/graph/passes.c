@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "store/convert.h"
+#include "store/planes.h"
 
 static const struct {
     const char *name;
@@ -35,8 +36,10 @@ bool pr_matrix_wants_q8(const pr_tensor_info *t, bool exact) {
     pr_pack pack;
     pr_loss loss;
     if (exact || pr_convert_plan(t->dtype, exact, &pack, &loss, NULL)) return false;
-    return pack == PR_PACK_Q8 || pack == PR_PACK_Q4;
+    return pack == PR_PACK_Q8 || pack == PR_PACK_Q4 || pack == PR_PACK_PLANES;
 }
+
+bool pr_matrix_wants_both(const pr_tensor_info *t) { return t->planes && t->planes->n_planes == PR_PLANE_COUNT; }
 
 pr_status pr_graph_lower(pr_graph *g, const pr_lower_opts *opts, pr_err *err) {
     pr_status st = PR_OK;

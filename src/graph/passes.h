@@ -35,6 +35,8 @@ pr_status pr_graph_lower(pr_graph *g, const pr_lower_opts *opts, pr_err *err);
 
 /* True when the matrix is executed with 8-bit activations. */
 bool pr_matrix_wants_q8(const pr_tensor_info *t, bool exact);
+/* True for a nested matrix whose highest level reads float activations, while the others read 8-bit ones. */
+bool pr_matrix_wants_both(const pr_tensor_info *t);
 
 /* The passes, one file each in graph/passes/. */
 pr_status pr__pass_fold(pr_graph *g, pr_err *err);

@@ -38,10 +38,15 @@ static pr_status plan_one(pr_weights *w, const pr_graph *g, uint32_t i, bool exa
             return st;
         }
         w->mats[i] = (pr_weight){.pack = pack, .rows = n->mat_rows, .cols = n->cols};
+        w->n_params += (uint64_t)n->mat_rows * n->cols;
+        if (pack == PR_PACK_PLANES) {
+            const pr_plane_tensor *planes = n->tensor->planes;
+            w->nested[i] = (pr_nested){NULL, planes->n_units, &planes->book, !only_embedded(g, (pr_node_id)i)};
+            return PR_OK;
+        }
         if (!pr_size_mul(pr_pack_tiles(n->mat_rows), pr_pack_tile_bytes(pack, n->cols), &bytes))
             return pr_fail(err, PR_ERR_LIMIT, "tensor %s is too large", n->name);
         if (!only_embedded(g, (pr_node_id)i)) w->read_bytes += bytes;
-        w->n_params += (uint64_t)n->mat_rows * n->cols;
     } else {
         bytes = n->cols * sizeof(float);
         w->n_params += n->cols;
@@ -55,10 +60,12 @@ static pr_status plan_one(pr_weights *w, const pr_graph *g, uint32_t i, bool exa
 pr_status pr_weights_plan(const pr_graph *g, bool exact, pr_weights *w, pr_err *err) {
     *w = (pr_weights){.n_nodes = g->n_nodes};
     w->mats = pr_calloc(PR_TAG_GRAPH, g->n_nodes, sizeof *w->mats);
+    w->nested = pr_calloc(PR_TAG_GRAPH, g->n_nodes, sizeof *w->nested);
     w->vecs = pr_calloc(PR_TAG_GRAPH, g->n_nodes, sizeof *w->vecs);
     w->offsets = pr_calloc(PR_TAG_GRAPH, g->n_nodes, sizeof *w->offsets);
     pr_status st = PR_OK;
-    if (!w->mats || !w->vecs || !w->offsets) st = pr_fail_nomem(err, "weight table", g->n_nodes * sizeof *w->mats);
+    if (!w->mats || !w->nested || !w->vecs || !w->offsets)
+        st = pr_fail_nomem(err, "weight table", g->n_nodes * sizeof *w->mats);
     for (uint32_t i = 0; i < g->n_nodes && !st; i++)
         if (g->nodes[i].op == PR_OP_WEIGHT && !g->nodes[i].dead) st = plan_one(w, g, i, exact, err);
     if (st) pr_weights_free(w);
@@ -68,6 +75,7 @@ pr_status pr_weights_plan(const pr_graph *g, bool exact, pr_weights *w, pr_err *
 void pr_weights_free(pr_weights *w) {
     if (w->base) pr_unmap(PR_TAG_WEIGHTS, w->base, w->bytes);
     pr_free(w->mats);
+    pr_free(w->nested);
     pr_free(w->vecs);
     pr_free(w->offsets);
     *w = (pr_weights){0};
@@ -131,7 +139,7 @@ static uint32_t list_chunks(const pr_weights *w, const pr_graph *g, load_chunk *
     uint32_t n = 0;
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const pr_node *node = &g->nodes[i];
-        if (node->op != PR_OP_WEIGHT || node->dead) continue;
+        if (node->op != PR_OP_WEIGHT || node->dead || w->mats[i].pack == PR_PACK_PLANES) continue;
         if (!node->mat_rows) {
             if (out) out[n] = (load_chunk){i, 0, 0};
             n++;
@@ -151,7 +159,7 @@ static pr_status loader_open(loader *l, pr_err *err) {
     l->chunks = pr_calloc(PR_TAG_FILE, l->n_chunks ? l->n_chunks : 1, sizeof *l->chunks);
     for (uint32_t i = 0; i < l->g->n_nodes; i++) {
         const pr_node *n = &l->g->nodes[i];
-        if (n->op != PR_OP_WEIGHT || n->dead || !n->mat_rows) continue;
+        if (n->op != PR_OP_WEIGHT || n->dead || !n->mat_rows || n->tensor->planes) continue;
         size_t need = pr_align_up(pr_convert_scratch(n->tensor, l->w->mats[i].pack), ALIGN);
         if (need > l->scratch_bytes) l->scratch_bytes = need;
     }
@@ -165,7 +173,7 @@ static pr_status loader_open(loader *l, pr_err *err) {
 
 static void point_at_data(pr_weights *w, const pr_graph *g) {
     for (uint32_t i = 0; i < g->n_nodes; i++) {
-        if (g->nodes[i].op != PR_OP_WEIGHT || g->nodes[i].dead) continue;
+        if (g->nodes[i].op != PR_OP_WEIGHT || g->nodes[i].dead || g->nodes[i].tensor->planes) continue;
         uint8_t *data = w->base + w->offsets[i];
         if (g->nodes[i].mat_rows) w->mats[i].data = data;
         else w->vecs[i] = (const float *)(const void *)data;
@@ -193,6 +201,30 @@ pr_status pr_weights_load(pr_weights *w, const pr_graph *g, const pr_model_file 
     pr_free(l.scratch);
     pr_free(l.errs);
     return st;
+}
+
+/* ---- nested matrices --------------------------------------------------- */
+
+void pr_weights_bind(pr_weights *w, const pr_graph *g, const pr_plane_set *set, const pr_residency *r) {
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        if (w->mats[i].pack != PR_PACK_PLANES || !w->mats[i].rows) continue;
+        uint32_t tensor = (uint32_t)(g->nodes[i].tensor->planes - set->tensors);
+        w->nested[i].units = pr_residency_units(r, tensor, &w->nested[i].n_units);
+    }
+}
+
+size_t pr_weights_nested_read_bytes(const pr_weights *w, const pr_graph *g, const pr_plane_set *set,
+                                    uint32_t n_increments) {
+    size_t bytes = 0;
+    for (uint32_t i = 0; i < g->n_nodes; i++) {
+        if (!w->nested[i].read) continue;
+        const pr_plane_tensor *t = g->nodes[i].tensor->planes;
+        for (uint32_t u = t->unit0; u < t->unit0 + t->n_units; u++) bytes += pr_plane_unit_bytes(set, u, PR_PLANE_P2);
+        for (uint32_t k = 0; k < n_increments; k++)
+            if (&set->tensors[set->units[set->increments[k].unit].tensor] == t)
+                bytes += pr_plane_unit_bytes(set, set->increments[k].unit, set->increments[k].plane);
+    }
+    return bytes;
 }
 
 /* ---- description ------------------------------------------------------ */

@@ -20,7 +20,7 @@ _Static_assert(PR_Q8_BLOCK_BYTES == 2 * PR_TILE_ROWS + PR_BLOCK * PR_TILE_ROWS, 
 _Static_assert(PR_Q4_BLOCK_BYTES == 4 * PR_TILE_ROWS + PR_BLOCK / 2 * PR_TILE_ROWS, "scales, minima, half a byte");
 
 const char *pr_pack_name(pr_pack pack) {
-    static const char *const names[PR_PACK_COUNT] = {"f32", "f16", "bf16", "q8", "q4"};
+    static const char *const names[PR_PACK_COUNT] = {"f32", "f16", "bf16", "q8", "q4", "planes"};
     return names[pack];
 }
 
@@ -30,6 +30,7 @@ size_t pr_pack_tile_bytes(pr_pack pack, uint32_t cols) {
     case PR_PACK_F32: return n * PR_TILE_ROWS * 4;
     case PR_PACK_F16:
     case PR_PACK_BF16: return n * PR_TILE_ROWS * 2;
+    case PR_PACK_PLANES:
     case PR_PACK_Q8: return n / PR_BLOCK * PR_Q8_BLOCK_BYTES;
     case PR_PACK_Q4: return n / PR_BLOCK * PR_Q4_BLOCK_BYTES;
     case PR_PACK_COUNT: break;
@@ -44,6 +45,7 @@ bool pr_pack_takes(pr_pack pack, pr_dtype src) {
     case PR_PACK_BF16: return src == PR_BF16;
     case PR_PACK_Q8: return src == PR_Q8_0;
     case PR_PACK_Q4: return src == PR_Q4_1 || src == PR_Q4_0;
+    case PR_PACK_PLANES:
     case PR_PACK_COUNT: break;
     }
     return false;
@@ -149,6 +151,7 @@ void pr_pack_tile(pr_pack pack, pr_dtype src, const void *const rows[PR_TILE_ROW
     case PR_PACK_BF16: pack_2byte(rows, n_rows, cols, tile); break;
     case PR_PACK_Q8:
     case PR_PACK_Q4: pack_blocks(pack, src, rows, n_rows, cols, tile); break;
+    case PR_PACK_PLANES:
     case PR_PACK_COUNT: break;
     }
 }
@@ -245,6 +248,7 @@ void pr_pack_tile_f32(pr_pack pack, const float *const rows[PR_TILE_ROWS], uint3
                 round_q4(x + b * PR_BLOCK, out + b * PR_Q4_BLOCK_BYTES, r);
             }
             break;
+        case PR_PACK_PLANES:
         case PR_PACK_COUNT: break;
         }
     }
@@ -273,6 +277,7 @@ void pr_pack_row(const pr_weight *w, uint32_t row, float *out) {
         case PR_PACK_BF16: out[c] = pr_bf16_to_f32(load_u16(tile + i * 2)); break;
         case PR_PACK_Q8: out[c] = row_q8(tile, r, c); break;
         case PR_PACK_Q4: out[c] = row_q4(tile, r, c); break;
+        case PR_PACK_PLANES:
         case PR_PACK_COUNT: break;
         }
     }

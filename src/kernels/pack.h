@@ -31,10 +31,19 @@
 
 enum { PR_TILE_ROWS = 16, PR_BLOCK = 32, PR_Q8_BLOCK_BYTES = 544, PR_Q4_BLOCK_BYTES = 320 };
 
-typedef enum pr_pack { PR_PACK_F32, PR_PACK_F16, PR_PACK_BF16, PR_PACK_Q8, PR_PACK_Q4, PR_PACK_COUNT } pr_pack;
+/* PLANES: nested weights, which have functions of their own (planes.h); here they only have a name and a nominal size. */
+typedef enum pr_pack {
+    PR_PACK_F32,
+    PR_PACK_F16,
+    PR_PACK_BF16,
+    PR_PACK_Q8,
+    PR_PACK_Q4,
+    PR_PACK_PLANES,
+    PR_PACK_COUNT
+} pr_pack;
 
-const char *pr_pack_name(pr_pack pack); /* "f32", "f16", "bf16", "q8", "q4" */
-/* Bytes of one tile of 16 rows; cols must suit the type. */
+const char *pr_pack_name(pr_pack pack); /* "f32", "f16", "bf16", "q8", "q4", "planes" */
+/* Bytes of one tile of 16 rows; cols must suit the type. PLANES: what they take at 8 bits, to size work by. */
 size_t pr_pack_tile_bytes(pr_pack pack, uint32_t cols);
 static inline uint32_t pr_pack_tiles(uint32_t rows) { return (rows + PR_TILE_ROWS - 1) / PR_TILE_ROWS; }
 
@@ -42,7 +51,7 @@ static inline uint32_t pr_pack_tiles(uint32_t rows) { return (rows + PR_TILE_ROW
 typedef struct pr_weight {
     pr_pack pack;
     uint32_t rows, cols;
-    const uint8_t *data; /* [pr_pack_tiles(rows)][pr_pack_tile_bytes(pack, cols)] */
+    const uint8_t *data; /* [pr_pack_tiles(rows)][pr_pack_tile_bytes(pack, cols)]; NULL for PLANES */
 } pr_weight;
 
 /*

@@ -28,6 +28,7 @@
 #ifndef PRECIS_KERNELS_PLANES_H
 #define PRECIS_KERNELS_PLANES_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -71,7 +72,7 @@ typedef struct pr_plane_args {
     const void *x;
     size_t x_stride; /* bytes */
     uint32_t n_tokens;
-    float *y; /* rows have room for whole tiles */
+    float *y;        /* rows have room for whole tiles */
     size_t y_stride; /* floats */
 } pr_plane_args;
 typedef void pr_plane_fn(const pr_plane_args *args);

@@ -50,6 +50,7 @@ static const way ways[PR_DTYPE_COUNT] = {
     [PR_Q2_K] = {pr__dequant_q2_k, NULL, PR_Q2_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
     [PR_Q3_K] = {pr__dequant_q3_k, NULL, PR_Q3_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
     [PR_Q5_K] = {pr__dequant_q5_k, NULL, PR_Q5_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
+    [PR_PLANES] = {.runs = true, .pack = PR_PACK_PLANES},
     [PR_Q6_K] = {pr__dequant_q6_k, NULL, PR_Q6_K, true, PR_PACK_Q8, PR_LOSS_ROUND},
 };
 

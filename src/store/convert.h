@@ -6,6 +6,7 @@
  * scales of sub-blocks rounded to halves. The other types are decoded and rounded to Q8
  * (in exact mode all rounded ones are kept as decoded, in F32). Work goes tile by
  * tile, so the memory needed is one tile of source rows and floats per thread.
+ * PR_PLANES is planned here (as PR_PACK_PLANES), but read by store/residency.h: nothing else below takes it.
  */
 #ifndef PRECIS_STORE_CONVERT_H
 #define PRECIS_STORE_CONVERT_H

@@ -31,9 +31,9 @@ typedef struct pr_encode_loss {
 } pr_encode_loss;
 
 typedef struct pr_encode_job {
-    const float *w;     /* [rows][cols], finite */
+    const float *w;      /* [rows][cols], finite */
     uint32_t rows, cols; /* cols a multiple of 32 */
-    const float *gram;  /* [cols][cols] symmetric, or NULL */
+    const float *gram;   /* [cols][cols] symmetric, or NULL */
     pr_encode_opts opts;
     /* Results: */
     pr_plane_book book;

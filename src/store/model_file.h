@@ -31,7 +31,7 @@ typedef struct pr_tensor_info {
     uint64_t dims[4]; /* dims[0] is the innermost (columns), as GGUF counts; unused ones are 1 */
     uint64_t offset;  /* from the start of its file */
     uint64_t bytes;
-    uint32_t shard; /* which file of a sharded model */
+    uint32_t shard;                       /* which file of a sharded model */
     const struct pr_plane_tensor *planes; /* of type PR_PLANES: store/planes.h; else NULL */
 } pr_tensor_info;
 

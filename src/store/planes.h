@@ -52,10 +52,10 @@ typedef struct pr_plane_set {
     uint32_t n_units;
     pr_increment *increments;
     uint32_t n_increments;
-    float *kl;                              /* [n_increments + 1] */
+    float *kl;                             /* [n_increments + 1] */
     uint32_t level_cursor[PR_PLANE_COUNT]; /* increments of int2, int4, int8, fp16; ascending */
-    uint32_t n_planes;                      /* most of any tensor: the top level is n_planes - 1 */
-    uint64_t n_weights;                     /* in packed matrices */
+    uint32_t n_planes;                     /* most of any tensor: the top level is n_planes - 1 */
+    uint64_t n_weights;                    /* in packed matrices */
 } pr_plane_set;
 
 /* The planes of an open file; NULL when it is an ordinary model. */
@@ -84,7 +84,7 @@ pr_status pr__planes_read(pr_model_file *file, pr_err *err);
  * set: tensors (name, cols, rows, n_planes, book; unit0, n_units), units, n_increments and n_planes are final;
  * increments, kl, level_cursor and crc may still change.
  */
-void pr_planes_describe(pr_gguf_writer *w, const pr_plane_set *set);        /* the keys */
+void pr_planes_describe(pr_gguf_writer *w, const pr_plane_set *set);         /* the keys */
 void pr_planes_describe_tensors(pr_gguf_writer *w, const pr_plane_set *set); /* level-major plane tensors */
 pr_status pr_planes_complete(pr_gguf_writer *w, const pr_plane_set *set, pr_err *err);
 

@@ -34,11 +34,11 @@ typedef struct pr_residency pr_residency;
 
 typedef struct pr_residency_state {
     uint32_t cursor, loaded, target, n_increments;
-    size_t bytes;                           /* committed now, in whole pages */
-    size_t plane_bytes[PR_PLANE_COUNT];     /* of them, by plane */
-    uint64_t moves_down, moves_up;          /* finished */
-    double drop_seconds, raise_seconds;     /* of the last finished move each: from request to memory given back / in use */
-    pr_err raise_err;                       /* of the last raise that failed; status 0: none since the last good one */
+    size_t bytes;                       /* committed now, in whole pages */
+    size_t plane_bytes[PR_PLANE_COUNT]; /* of them, by plane */
+    uint64_t moves_down, moves_up;      /* finished */
+    double drop_seconds, raise_seconds; /* of the last finished move each: from request to memory given back / in use */
+    pr_err raise_err;                   /* of the last raise that failed; status 0: none since the last good one */
 } pr_residency_state;
 
 /* Bytes in memory with the first n increments (whole pages); n = 0: the p2 planes alone. O(1). */

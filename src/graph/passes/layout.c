@@ -3,7 +3,9 @@
  *
  * A matmul over 8-bit weights wants its input as 8-bit blocks. Left alone it
  * converts the input itself, each time; this pass makes the conversion a node
- * of its own, shared by every matmul of the same input.
+ * of its own, shared by every matmul of the same input. A nested matrix with a
+ * p16 plane reads floats at its highest level and blocks below, and its level
+ * moves while the model runs: its input is kept in both forms.
  */
 #include "graph/passes.h"
 
@@ -23,6 +25,8 @@ pr_status pr__pass_layout(pr_graph *g, bool exact, pr_err *err) {
         pr_node_id q = quant_of(g, g->nodes[i].in[0], n);
         if (q == PR_NODE_NONE) return pr_fail_nomem(err, "graph", 0);
         g->nodes[i].in[0] = q;
+        for (uint32_t m = 1; m <= g->nodes[i].attr.n_mats; m++)
+            if (pr_matrix_wants_both(g->nodes[g->nodes[i].in[m]].tensor)) g->nodes[q].form = PR_FORM_BOTH;
     }
     return pr_g_sort(g, err);
 }

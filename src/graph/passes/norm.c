@@ -41,7 +41,7 @@ pr_status pr__pass_norm(pr_graph *g, pr_err *err) {
         if (g->nodes[i].op != PR_OP_QUANT) continue;
         pr_node_id maker = g->nodes[i].in[0];
         if (uses[maker] != 1 || !makes_blocks(&g->nodes[maker])) continue;
-        g->nodes[maker].form = PR_FORM_Q8;
+        g->nodes[maker].form = g->nodes[i].form;
         pr_g_replace(g, (pr_node_id)i, maker);
         g->nodes[i].n_in = 0; /* unread: must not read blocks as floats */
         g->nodes[i].dead = true;

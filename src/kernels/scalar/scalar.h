@@ -14,6 +14,9 @@
 pr_mm_fn pr__scalar_mm_f32, pr__scalar_mm_f16, pr__scalar_mm_bf16, pr__scalar_mm_q8, pr__scalar_mm_q4;
 pr_mm_fn pr__scalar_mm_q8_q8, pr__scalar_mm_q4_q8;
 
+pr_plane_fn pr__scalar_planes_int2_q8, pr__scalar_planes_int4_q8, pr__scalar_planes_int8_q8;
+pr_plane_fn pr__scalar_planes_int2, pr__scalar_planes_int4, pr__scalar_planes_int8, pr__scalar_planes_fp16;
+
 void pr__scalar_quant(const float *x, uint32_t n, pr_qblock *out);
 void pr__scalar_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
 void pr__scalar_rope(float *x, const float *cs, uint32_t n_rot, bool neox);

@@ -1,0 +1,59 @@
+/*
+ * Self-speculation: how many tokens to draft, and at which level.
+ *
+ * An elastic model is its own draft model: fewer planes of the same weights, over the same KV pages. Drafted tokens are
+ * drawn with the very random numbers that the real ones will be drawn with, and one step at the full level checks them
+ * all; what is kept is what plain decoding would have given, token for token (engine/generate.c). So everything here
+ * is about speed alone, and may go by the clock.
+ *
+ * The policy. With acceptance a (each draft token, given those before it), a round of k drafts yields
+ * E = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al., arXiv:2211.17192) and takes k draft steps and one step of k + 1
+ * rows. All three are measured as they happen and averaged with a fixed weight; the (level, k) of the largest E / time
+ * is taken, if it beats a plain step by a margin. Plain steps and levels not in favour are measured again now and then.
+ */
+#ifndef PRECIS_ENGINE_SPECULATE_H
+#define PRECIS_ENGINE_SPECULATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+enum { PR__SPEC_ARMS = 2, PR__SPEC_MAX = 16 /* PR_SPECULATE_MAX */ };
+
+typedef struct pr__spec_arm { /* a level to draft at */
+    uint32_t cursor;
+    uint32_t n_probes;    /* rounds measured */
+    double acceptance;    /* of one draft token */
+    double draft_seconds; /* of one draft token */
+} pr__spec_arm;
+
+/* What is known; lives as long as the engine. Zero-initialized. */
+typedef struct pr__spec {
+    uint32_t cursor; /* of the main view when it was measured */
+    int n_arms;
+    pr__spec_arm arms[PR__SPEC_ARMS];
+    uint32_t n_plain; /* plain steps measured */
+    double plain_seconds;
+    double row_seconds; /* what each further row adds to a step */
+    uint32_t n_rounds;  /* choices made, for probing now and then */
+    uint32_t probe_gap; /* choices until the next probe when nothing pays */
+} pr__spec;
+
+typedef struct pr__spec_choice {
+    int k;   /* drafts; 0: a plain step */
+    int arm; /* where k > 0 */
+} pr__spec_choice;
+
+/* Begin anew when the cursor has moved: arms are the cursors of int2 and int4, as far as they are clearly cheaper, which
+ * bytes[] (of arms 0..n-1, and main_bytes) decide. */
+void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n,
+                    uint64_t main_bytes);
+
+/* asked: PR_SPECULATE_AUTO or a fixed number; k_max: room in context and logits. */
+pr__spec_choice pr__spec_choose(pr__spec *s, int asked, int k_max);
+
+/* What a plain step, or a round, took. n_judged drafts were compared, n_accepted of them right. */
+void pr__spec_plain(pr__spec *s, double seconds);
+void pr__spec_round(pr__spec *s, pr__spec_choice c, double draft_seconds, double verify_seconds, int n_judged,
+                    int n_accepted);
+
+#endif
