@@ -18,10 +18,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #include "base/mem.h"
 #include "base/str.h"
@@ -344,6 +349,15 @@ int pr_cpu_allowed(void) {
     if (quota > 0 && ceil(quota) < n) n = (int)ceil(quota);
     return n < 1 ? 1 : n;
 }
+
+#ifdef __linux__
+void pr_thread_nice(int more) {
+    id_t thread = (id_t)syscall(SYS_gettid);
+    setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + more);
+}
+#else
+void pr_thread_nice(int more) { (void)more; }
+#endif
 
 static char cpu_name[128] = "unknown";
 

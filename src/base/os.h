@@ -52,6 +52,8 @@ uint64_t pr_rss_bytes(void);      /* this process, now */
 uint64_t pr_rss_peak_bytes(void); /* highest since the start */
 /* Processors this process may use: affinity cut by the cgroup CPU quota, rounded up, at least 1. */
 int pr_cpu_allowed(void);
+/* Add to the niceness of the calling thread alone, where the system can do that. */
+void pr_thread_nice(int more);
 double pr_cpu_quota(void);     /* CPUs by cgroup quota, 0: none */
 const char *pr_cpu_name(void); /* "AMD EPYC ..." or "unknown" */
 
