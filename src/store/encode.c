@@ -134,8 +134,8 @@ static void write_row(const pr__rows *rows, const pr__encoder *e, uint32_t lane,
     uint8_t *plane[PR_PLANE_COUNT] = {NULL};
     for (uint32_t p = 0; p < e->opts.n_planes; p++)
         plane[p] = job->plane[p] + tile * pr_plane_tile_bytes((pr_plane)p, cols);
-    pr_plane_put_row(plane, &(pr_plane_codes){.code = code, .s2 = s2, .s4 = s4, .row = rows->row[lane], .n = n, .b = b}, cols,
-                     row % PR_TILE_ROWS);
+    pr_plane_put_row(plane, &(pr_plane_codes){.code = code, .s2 = s2, .s4 = s4, .row = rows->row[lane], .n = n, .b = b},
+                     cols, row % PR_TILE_ROWS);
 }
 
 /* Losses of two levels, from what is in rows->d, where they are asked for. */
@@ -181,8 +181,10 @@ static pr_status check_args(const pr_encode_job *job, pr_err *err) {
         return pr_fail(err, PR_ERR_ARG, "%u rows of %u columns cannot be encoded", job->rows, job->cols);
     if (o->n_planes < 1 || o->n_planes > PR_PLANE_COUNT)
         return pr_fail(err, PR_ERR_ARG, "n_planes: %u is not in 1..4", o->n_planes);
-    if (!(o->lambda >= 0 && o->lambda <= 1)) return pr_fail(err, PR_ERR_ARG, "lambda: %g is not in 0..1", (double)o->lambda);
-    if (!(o->damp >= 0) || !isfinite(o->damp)) return pr_fail(err, PR_ERR_ARG, "damp: %g is not 0 or more", (double)o->damp);
+    if (!(o->lambda >= 0 && o->lambda <= 1))
+        return pr_fail(err, PR_ERR_ARG, "lambda: %g is not in 0..1", (double)o->lambda);
+    if (!(o->damp >= 0) || !isfinite(o->damp))
+        return pr_fail(err, PR_ERR_ARG, "damp: %g is not 0 or more", (double)o->damp);
     return PR_OK;
 }
 
@@ -210,7 +212,8 @@ static pr_status encode(pr__encoder *e, pr_err *err) {
     e->sample = pr_alloc(PR_TAG_MISC, PR__SAMPLE_MAX * sizeof *e->sample);
     if (!e->top || !e->sample) return pr_fail_nomem(err, "rows to encode", job->rows * sizeof *e->top);
     pr_status st = scan(e, err);
-    if (!st) st = pr__hess_open(&e->hess, job->gram, job->cols, e->opts.damp, !fast || want_loss, !fast, e->k, e->team, err);
+    if (!st)
+        st = pr__hess_open(&e->hess, job->gram, job->cols, e->opts.damp, !fast || want_loss, !fast, e->k, e->team, err);
     e->pass.full = !fast && e->hess.h;
     if (!st) st = reserve(e, err);
     if (!st) st = pr__book_make(e, err);

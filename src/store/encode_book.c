@@ -32,10 +32,10 @@ typedef struct equations { /* normal equations of a codebook */
 typedef struct maker {
     pr__encoder *e;
     uint32_t n_blocks;
-    float *entries;  /* [n_blocks / REFIT_EVERY][16][cols][16] */
-    equations *sums; /* [n_blocks] */
-    pr__refined *refined;   /* [n_blocks] */
-    bool four;              /* which codebook is refitted */
+    float *entries;       /* [n_blocks / REFIT_EVERY][16][cols][16] */
+    equations *sums;      /* [n_blocks] */
+    pr__refined *refined; /* [n_blocks] */
+    bool four;            /* which codebook is refitted */
     float k16;
 } maker;
 
@@ -152,9 +152,10 @@ static void refit_book(maker *m, bool four) {
         q->b[i] += ridge * (double)book[i];
     }
     solve(q, n);
-    for (uint32_t i = 0; i < n; i++)
-        if (!(fabs(q->b[i]) < 2 * (double)normal4[N4 - 1])) return; /* no codebook: the sample said next to nothing */
-    for (uint32_t i = 0; i < n; i++) book[i] = (float)q->b[i];
+    for (uint32_t i = 0; i < n; i++) { /* not far from what suits most: a few huge weights may ask for anything */
+        double usual = (double)(four ? normal4 : normal2)[i], by = q->b[i] / usual;
+        book[i] = (float)(usual * (by > 0.6 ? by < 1.5 ? by : 1.5 : 0.6));
+    }
 }
 
 /* Integers up to limit in proportion to the codebook, in the size that suits it best; the ratio is returned. */
@@ -192,7 +193,7 @@ static void snap_books(maker *m) {
 
 /* ---- p8 and p16 ---- */
 
-/* Mean of what each code stands for, in units of s4; the codebook's entry where it stands for nothing. */
+/* Mean of what each code stands for, in units of s4; near the codebook's entry in any case. */
 static void means_of_codes(const maker *m, float mean[N4]) {
     const pr__encoder *e = m->e;
     double sum[N4] = {0}, count[N4] = {0};
@@ -205,7 +206,11 @@ static void means_of_codes(const maker *m, float mean[N4]) {
                 sum[e->rows[b].code[at]] += (double)(e->rows[b].w[at] / s);
                 count[e->rows[b].code[at]]++;
             }
-    for (int i = 0; i < N4; i++) mean[i] = count[i] > 0 ? (float)(sum[i] / count[i]) : e->book.c4[i];
+    for (int i = 0; i < N4; i++) {
+        float own = e->book.c4[i], away = count[i] > 0 ? (float)(sum[i] / count[i]) - own : 0,
+              most = 0.3f / e->book.sigma4;
+        mean[i] = own + (away < -most ? -most : away > most ? most : away);
+    }
 }
 
 static void set_step(pr__encoder *e, const float mean[N4], float fine) {

@@ -21,8 +21,8 @@ typedef struct factor {
     pr__hess *hess;
     const pr_kernels *k;
     const float *gram;
-    float *line;      /* [cols] */
-    float *later;     /* [2 tiles][columns after the block][16]: the block's rows there */
+    float *line;                        /* [cols] */
+    float *later;                       /* [2 tiles][columns after the block][16]: the block's rows there */
     float inverse[PR_BLOCK * PR_BLOCK]; /* of the corner, as 2 tiles */
     double scale;
     uint32_t first; /* column of the block */
@@ -165,7 +165,8 @@ static void factorize(factor *f, pr_team *team) {
 static pr_status reserve(factor *f, bool keep, bool feedback, pr_err *err) {
     pr__hess *s = f->hess;
     size_t cells;
-    s->stride = s->cols % 1024 ? s->cols : s->cols + 16; /* rows a multiple of 4096 bytes apart fall on each other in caches */
+    s->stride = s->cols % 1024 ? s->cols
+                               : s->cols + 16; /* rows a multiple of 4096 bytes apart fall on each other in caches */
     s->diag = pr_calloc(PR_TAG_MISC, s->cols, 2 * sizeof *s->diag);
     f->line = pr_calloc(PR_TAG_MISC, s->cols, sizeof *f->line);
     if (!s->diag || !f->line) return pr_fail_nomem(err, "the inputs' diagonal", s->cols * 3 * sizeof *s->diag);

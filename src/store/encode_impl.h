@@ -60,13 +60,13 @@ typedef struct pr__book {
 
 /* 32 rows. nb = cols / 32 groups. */
 typedef struct pr__rows {
-    uint32_t n_rows;      /* live lanes, the others are zeros */
-    float *w;             /* [cols][32] */
-    float *d;             /* [2][2 tiles][cols][16]: decoded - w. Of levels p2 and p4, later of p8 and p16 */
-    uint8_t *code, *n;    /* [cols][32] */
-    int8_t *b;            /* [cols][32] */
-    float *s2, *s4, *s8;  /* [nb][32]: unit of c2, c4 and c8 + n */
-    float *floor4;        /* [nb][32]: least s4 with which p8 reaches all of the group */
+    uint32_t n_rows;     /* live lanes, the others are zeros */
+    float *w;            /* [cols][32] */
+    float *d;            /* [2][2 tiles][cols][16]: decoded - w. Of levels p2 and p4, later of p8 and p16 */
+    uint8_t *code, *n;   /* [cols][32] */
+    int8_t *b;           /* [cols][32] */
+    float *s2, *s4, *s8; /* [nb][32]: unit of c2, c4 and c8 + n */
+    float *floor4;       /* [nb][32]: least s4 with which p8 reaches all of the group */
     float quantum2[PR__LANES], quantum4[PR__LANES]; /* s2 and s4 are 1..255 of them; 0: any number */
     uint16_t row[PR__LANES];
     uint8_t *line; /* [3 * cols + 2 * nb]: one row on its way out */
@@ -85,9 +85,9 @@ typedef struct pr__pass {
 
 /* What came of pr__rows_refine(). */
 typedef struct pr__refined {
-    double error;        /* e H e^T over groups that are not held up by their floor */
-    uint64_t n;          /* weights of those */
-    uint64_t beyond[4];  /* of those: left over is more than 127/128, 127/64, 127/32, 127/16 steps */
+    double error;       /* e H e^T over groups that are not held up by their floor */
+    uint64_t n;         /* weights of those */
+    uint64_t beyond[4]; /* of those: left over is more than 127/128, 127/64, 127/32, 127/16 steps */
 } pr__refined;
 
 pr_status pr__rows_open(pr__rows *rows, uint32_t cols, pr_err *err);
@@ -95,10 +95,11 @@ void pr__rows_close(pr__rows *rows);
 
 /* Lane i becomes row index[i] of w, times unit. Scales are free afterwards. */
 void pr__rows_load(pr__rows *rows, const float *w, uint32_t cols, const uint32_t *index, uint32_t n_rows, float unit);
-void pr__rows_floor(pr__rows *rows, const pr__pass *pass);    /* floor4 by the book */
-void pr__rows_search(pr__rows *rows, const pr__pass *pass);   /* s2, s4 for w as it is */
-void pr__rows_feedback(pr__rows *rows, const pr__pass *pass); /* codes with feedback; s2, s4 anew for what is to be met */
-void pr__rows_descend(pr__rows *rows, const pr__pass *pass);  /* one round of refit of scales and choice of codes */
+void pr__rows_floor(pr__rows *rows, const pr__pass *pass);  /* floor4 by the book */
+void pr__rows_search(pr__rows *rows, const pr__pass *pass); /* s2, s4 for w as it is */
+void pr__rows_feedback(pr__rows *rows,
+                       const pr__pass *pass); /* codes with feedback; s2, s4 anew for what is to be met */
+void pr__rows_descend(pr__rows *rows, const pr__pass *pass); /* one round of refit of scales and choice of codes */
 /* p8 with feedback and p16: n, b; d becomes their errors. s8 is given. */
 void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refined *out);
 /* The sum of e H e^T without damping, lane by lane, of either error in d. */
@@ -114,9 +115,9 @@ typedef struct pr__encoder {
     pr__hess hess;
     pr__book book;
     pr__pass pass;
-    float unit;        /* w is taken times this power of two, which makes the largest |w| 0.5 to 1 */
-    float *top;        /* [rows] largest |w|; NaN or infinite if one of them is */
-    pr__rows *rows;    /* [n_rows]: one a thread, and as many as the sample needs */
+    float unit;     /* w is taken times this power of two, which makes the largest |w| 0.5 to 1 */
+    float *top;     /* [rows] largest |w|; NaN or infinite if one of them is */
+    pr__rows *rows; /* [n_rows]: one a thread, and as many as the sample needs */
     uint32_t n_rows;
     uint32_t *sample; /* [n_sample] rows that the book is made from */
     uint32_t n_sample;

@@ -80,7 +80,8 @@ static float *error_tile(const pr__rows *rows, uint32_t cols, uint32_t tile) {
     return rows->d + (size_t)tile * cols * PR_TILE_ROWS;
 }
 
-static void put_errors(pr__rows *rows, uint32_t cols, uint32_t column, uint32_t tile0, const float *d, uint32_t n_tiles) {
+static void put_errors(pr__rows *rows, uint32_t cols, uint32_t column, uint32_t tile0, const float *d,
+                       uint32_t n_tiles) {
     for (uint32_t t = 0; t < n_tiles; t++)
         memcpy(error_tile(rows, cols, tile0 + t) + (size_t)column * PR_TILE_ROWS, d + (size_t)t * PR_TILE_ROWS,
                PR_TILE_ROWS * sizeof *d);
@@ -167,7 +168,8 @@ static void grid_error_2(const float *x, size_t stride, const float *weight, con
     }
 }
 
-/* Scales of a group for x[32][stride]: some steps around the deviation, the one with the least error. */
+/* Scales of a group for x[32][stride]: some steps around the deviation, the one with the least error. A scale that is 0,
+ * for a group of zeros, stays so. */
 static void search(const pr__pass *pass, const float *x, size_t stride, const float *weight, bool four,
                    const float *quantum, const float *least, float *s) {
     const pr__book *book = pass->book;
@@ -176,7 +178,7 @@ static void search(const pr__pass *pass, const float *x, size_t stride, const fl
     for (uint32_t c = 0; c < PR_BLOCK; c++)
         for (int r = 0; r < LANES; r++) sigma[r] += x[c * stride + (uint32_t)r] * x[c * stride + (uint32_t)r];
     for (int r = 0; r < LANES; r++) {
-        sigma[r] = sqrtf(sigma[r] / PR_BLOCK) * (four ? book->sigma4 : book->sigma2);
+        sigma[r] = s[r] == 0 ? 0 : sqrtf(sigma[r] / PR_BLOCK) * (four ? book->sigma4 : book->sigma2);
         best[r] = INFINITY;
         s[r] = sigma[r];
     }
@@ -198,17 +200,18 @@ static void search(const pr__pass *pass, const float *x, size_t stride, const fl
 void pr__rows_search(pr__rows *rows, const pr__pass *pass) {
     for (uint32_t first = 0; first < pass->hess->cols; first += PR_BLOCK) {
         const float *x = rows->w + (size_t)first * LANES, *weight = pass->hess->diag + first;
-        size_t g = (size_t)first / PR_BLOCK * LANES;
-        search(pass, x, LANES, weight, false, rows->quantum2, NULL, rows->s2 + g);
-        search(pass, x, LANES, weight, true, rows->quantum4, rows->floor4 + g, rows->s4 + g);
+        float *s2 = rows->s2 + first / PR_BLOCK * LANES, *s4 = rows->s4 + first / PR_BLOCK * LANES;
+        for (int r = 0; r < LANES; r++) s2[r] = s4[r] = 1;
+        search(pass, x, LANES, weight, false, rows->quantum2, NULL, s2);
+        search(pass, x, LANES, weight, true, rows->quantum4, rows->floor4 + first / PR_BLOCK * LANES, s4);
     }
 }
 
 /* ---- codes ---- */
 
-typedef struct column { /* one column of a block: what to meet, and what was chosen */
-    const float *w;            /* [32] */
-    const float *s2, *s4;      /* [32] */
+typedef struct column {   /* one column of a block: what to meet, and what was chosen */
+    const float *w;       /* [32] */
+    const float *s2, *s4; /* [32] */
     int32_t code[LANES];
     float q[PAIR]; /* decoded */
 } column;
@@ -286,8 +289,8 @@ static void targets(const pr__rows *rows, const pr__pass *pass, uint32_t first, 
     memset(t, 0, (size_t)PR_BLOCK * lanes * sizeof *t);
     if (h->n && first)
         for (uint32_t i = 0; i < tiles; i++) /* tile by tile: only the columns so far */
-            pr__encode_product(pass->k, error_tile(rows, h->cols, i), 1, first, h->n + first * h->stride, h->stride, PR_BLOCK,
-                               t + (size_t)i * PR_TILE_ROWS, lanes);
+            pr__encode_product(pass->k, error_tile(rows, h->cols, i), 1, first, h->n + first * h->stride, h->stride,
+                               PR_BLOCK, t + (size_t)i * PR_TILE_ROWS, lanes);
     for (uint32_t c = 0; c < PR_BLOCK; c++) {
         const float *w = rows->w + (size_t)(first + c) * LANES;
         for (float *to = t + (size_t)c * lanes, *end = to + lanes; to < end; to += LANES)
@@ -296,8 +299,8 @@ static void targets(const pr__rows *rows, const pr__pass *pass, uint32_t first, 
 }
 
 /* Errors d of column j of the block move the later ones, by row j of a triangle of which t[k] sees element k * stride. */
-static void spread(float *restrict t, const float *restrict d, uint32_t j, uint32_t lanes, const float *by, size_t stride,
-                   float sign) {
+static void spread(float *restrict t, const float *restrict d, uint32_t j, uint32_t lanes, const float *by,
+                   size_t stride, float sign) {
     for (uint32_t k = j + 1; k < PR_BLOCK; k++) {
         float f = sign * by[k * stride];
         float *to = t + (size_t)k * lanes;
@@ -330,7 +333,8 @@ void pr__rows_feedback(pr__rows *rows, const pr__pass *pass) {
 static void gradient(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
     const pr__hess *h = pass->hess;
     if (full) {
-        pr__encode_product(pass->k, rows->d, 2 * PR__TILES, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, g, PAIR);
+        pr__encode_product(pass->k, rows->d, 2 * PR__TILES, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, g,
+                           PAIR);
         return;
     }
     for (uint32_t i = 0; i < 2 * PR__TILES; i++) {
@@ -363,8 +367,10 @@ static void times_corner(const pr__pass *pass, uint32_t first, const float *v, f
     float tiles[PR_BLOCK * PAIR];
     for (uint32_t i = 0; i < 2 * PR__TILES; i++)
         for (uint32_t c = 0; c < PR_BLOCK; c++)
-            memcpy(tiles + (i * PR_BLOCK + c) * PR_TILE_ROWS, v + c * PAIR + i * PR_TILE_ROWS, PR_TILE_ROWS * sizeof *v);
-    pr__encode_product(pass->k, tiles, 2 * PR__TILES, PR_BLOCK, h->h + first * h->stride + first, h->stride, PR_BLOCK, hv, PAIR);
+            memcpy(tiles + (i * PR_BLOCK + c) * PR_TILE_ROWS, v + c * PAIR + i * PR_TILE_ROWS,
+                   PR_TILE_ROWS * sizeof *v);
+    pr__encode_product(pass->k, tiles, 2 * PR__TILES, PR_BLOCK, h->h + first * h->stride + first, h->stride, PR_BLOCK,
+                       hv, PAIR);
 }
 
 /* New scales s of 32 lanes given v, hv and the gradient: the least squares of this group alone. moved: by how much. */
@@ -455,7 +461,8 @@ static void refine_column(const float *restrict t, const float *restrict w, cons
 }
 
 /* Count what a column leaves, over lanes whose groups their floor does not hold up. */
-static void count_column(const pr__rows *rows, uint32_t c, const float *t, const left *l, float pivot, pr__refined *out) {
+static void count_column(const pr__rows *rows, uint32_t c, const float *t, const left *l, float pivot,
+                         pr__refined *out) {
     size_t g = (size_t)(c / PR_BLOCK) * LANES;
     for (uint32_t r = 0; r < rows->n_rows; r++) {
         if (rows->s4[g + r] <= 1.001f * rows->floor4[g + r]) continue;
@@ -478,8 +485,8 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
             uint32_t c = first + j;
             size_t at = (size_t)c * LANES;
             for (int r = 0; r < LANES; r++) c8[r] = book->c8[rows->code[at + (size_t)r]];
-            refine_column(t + (size_t)j * LANES, rows->w + at, rows->s8 + (size_t)first / PR_BLOCK * LANES, c8, book->rest_max,
-                          k16, &l);
+            refine_column(t + (size_t)j * LANES, rows->w + at, rows->s8 + (size_t)first / PR_BLOCK * LANES, c8,
+                          book->rest_max, k16, &l);
             for (int r = 0; r < LANES; r++) {
                 rows->n[at + (size_t)r] = (uint8_t)l.n[r];
                 rows->b[at + (size_t)r] = (int8_t)l.b[r];
