@@ -15,12 +15,12 @@
 /* A matrix of the plan; its number is that in the set. */
 typedef struct pr__matrix {
     const pr_tensor_info *source;
-    uint32_t layer;     /* first layer that uses it */
-    const char *kind;   /* its name without the layer: "attn_q.weight" */
+    uint32_t layer;   /* first layer that uses it */
+    const char *kind; /* its name without the layer: "attn_q.weight" */
     bool embedding, head;
     bool done;
-    float *loss[PR_PLANE_COUNT]; /* [rows] each, from the encoder */
-    double norm;                 /* sum of squares of its numbers / cols: what losses are held against */
+    float *loss[PR_PLANE_COUNT];   /* [rows] each, from the encoder */
+    double norm;                   /* sum of squares of its numbers / cols: what losses are held against */
     size_t tensor[PR_PLANE_COUNT]; /* numbers in the file being written */
 } pr__matrix;
 
@@ -32,15 +32,15 @@ typedef struct pr__kept { /* a tensor that goes over as it is */
 /* What becomes of each tensor of a source. */
 typedef struct pr__pack_plan {
     pr_arena arena;
-    pr_plane_set set; /* arrays in the arena */
+    pr_plane_set set;     /* arrays in the arena */
     pr__matrix *matrices; /* [set.n_tensors] */
     pr__kept *kept;
     uint32_t n_kept;
 } pr__pack_plan;
 
 /* g: the model as described (not lowered). Errors name the tensor. */
-pr_status pr__pack_plan(const pr_model_file *file, const pr_graph *g, uint64_t unit_bytes, pr__pack_plan *plan,
-                        pr_err *err);
+pr_status pr__pack_plan_make(const pr_model_file *file, const pr_graph *g, uint64_t unit_bytes, pr__pack_plan *plan,
+                             pr_err *err);
 void pr__pack_plan_free(pr__pack_plan *plan); /* an all-zero struct is allowed */
 
 /* The name a tensor has in GGUF files; NULL when there is none (a tensor that the model does not use). */

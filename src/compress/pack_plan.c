@@ -24,10 +24,10 @@ static const struct {
 } whole_names[] = {{"model.embed_tokens.weight", "token_embd.weight"},
                    {"lm_head.weight", "output.weight"},
                    {"model.norm.weight", "output_norm.weight"}},
-  layer_names[] = {{"input_layernorm.", "attn_norm."},   {"post_attention_layernorm.", "ffn_norm."},
-                   {"self_attn.q_proj.", "attn_q."},     {"self_attn.k_proj.", "attn_k."},
-                   {"self_attn.v_proj.", "attn_v."},     {"self_attn.o_proj.", "attn_output."},
-                   {"mlp.gate_proj.", "ffn_gate."},      {"mlp.up_proj.", "ffn_up."},
+  layer_names[] = {{"input_layernorm.", "attn_norm."}, {"post_attention_layernorm.", "ffn_norm."},
+                   {"self_attn.q_proj.", "attn_q."},   {"self_attn.k_proj.", "attn_k."},
+                   {"self_attn.v_proj.", "attn_v."},   {"self_attn.o_proj.", "attn_output."},
+                   {"mlp.gate_proj.", "ffn_gate."},    {"mlp.up_proj.", "ffn_up."},
                    {"mlp.down_proj.", "ffn_down."}};
 
 const char *pr__pack_name(const pr_model_file *file, pr_arena *arena, const char *name) {
@@ -59,7 +59,8 @@ static bool can_be_packed(const pr_node *n, const char *name) {
     pr_pack pack;
     pr_loss loss;
     return n->op == PR_OP_WEIGHT && n->mat_rows >= PR_TILE_ROWS && n->cols % PR_BLOCK == 0 && name &&
-           strlen(name) + ENDING <= NAME_BYTES_MAX && pr_convert_plan(n->tensor->dtype, true, &pack, &loss, NULL) == PR_OK;
+           strlen(name) + ENDING <= NAME_BYTES_MAX &&
+           pr_convert_plan(n->tensor->dtype, true, &pack, &loss, NULL) == PR_OK;
 }
 
 static void look_at_uses(const pr_graph *g, pr_node_id id, pr__matrix *m) {
@@ -78,7 +79,8 @@ static pr_status list_matrices(const pr_model_file *file, const pr_graph *g, pr_
     pr_plane_set *set = &plan->set;
     set->tensors = pr_arena_array(&plan->arena, g->n_nodes, sizeof *set->tensors);
     plan->matrices = pr_arena_array(&plan->arena, g->n_nodes, sizeof *plan->matrices);
-    if (!set->tensors || !plan->matrices) return pr_fail_nomem(err, "list of matrices", g->n_nodes * sizeof(pr__matrix));
+    if (!set->tensors || !plan->matrices)
+        return pr_fail_nomem(err, "list of matrices", g->n_nodes * sizeof(pr__matrix));
     for (uint32_t i = 0; i < g->n_nodes; i++) {
         const pr_node *n = &g->nodes[i];
         const char *name = n->op == PR_OP_WEIGHT ? pr__pack_name(file, &plan->arena, n->tensor->name) : NULL;
@@ -88,13 +90,14 @@ static pr_status list_matrices(const pr_model_file *file, const pr_graph *g, pr_
         look_at_uses(g, (pr_node_id)i, m);
         pr_plane_tensor *t = &set->tensors[set->n_tensors];
         *t = (pr_plane_tensor){.name = name, .cols = n->cols, .rows = n->mat_rows};
-        t->number = set->n_tensors++;
         t->n_planes = planes_of(n->tensor->dtype);
         if (t->n_planes > set->n_planes) set->n_planes = t->n_planes;
         set->n_weights += (uint64_t)t->rows * t->cols;
+        set->n_tensors++;
     }
     if (set->n_tensors == 0)
-        return pr_fail(err, PR_ERR_UNSUPPORTED, "%s has no matrix that could be packed: none has rows of whole blocks of %d",
+        return pr_fail(err, PR_ERR_UNSUPPORTED,
+                       "%s has no matrix that could be packed: none has rows of whole blocks of %d",
                        pr_model_file_path(file), PR_BLOCK);
     return PR_OK;
 }
@@ -183,8 +186,8 @@ static pr_status make_losses(pr__pack_plan *plan, pr_err *err) {
     return PR_OK;
 }
 
-pr_status pr__pack_plan(const pr_model_file *file, const pr_graph *g, uint64_t unit_bytes, pr__pack_plan *plan,
-                        pr_err *err) {
+pr_status pr__pack_plan_make(const pr_model_file *file, const pr_graph *g, uint64_t unit_bytes, pr__pack_plan *plan,
+                             pr_err *err) {
     *plan = (pr__pack_plan){0};
     pr_arena_init(&plan->arena, PR_TAG_FILE);
     pr_status st = list_matrices(file, g, plan, err);

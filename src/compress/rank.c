@@ -90,7 +90,8 @@ pr_status pr_rank(pr_plane_set *set, const pr_damage *damages, pr_err *err) {
 double pr_rank_bits(const pr_plane_set *set, uint32_t n) {
     uint64_t bytes = 0;
     for (uint32_t u = 0; u < set->n_units; u++) bytes += pr_plane_unit_bytes(set, u, PR_PLANE_P2);
-    for (uint32_t i = 0; i < n; i++) bytes += pr_plane_unit_bytes(set, set->increments[i].unit, set->increments[i].plane);
+    for (uint32_t i = 0; i < n; i++)
+        bytes += pr_plane_unit_bytes(set, set->increments[i].unit, set->increments[i].plane);
     return (double)bytes * 8 / (double)set->n_weights;
 }
 
