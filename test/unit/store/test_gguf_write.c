@@ -375,6 +375,7 @@ static void copies_any_value(void **state) {
     pr_free(copy);
     assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
     pr_gguf_meta_copy(w, f, "nothing");
+    pr_gguf_meta_copy(w, f, "nor this"); /* the first error is the one that is told */
     assert_int_equal(pr_gguf_finish(w, &err), PR_ERR_ARG);
     assert_non_null(strstr(err.text, "has no nothing"));
     pr_model_file_close(f);
