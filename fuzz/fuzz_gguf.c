@@ -76,6 +76,7 @@ static void walk_tensors(const pr_model_file *f) {
         uint64_t n = t->dims[0] * t->dims[1] * t->dims[2] * t->dims[3];
         unsigned char byte;
         require(pr_model_file_find(f, t->name) == t);
+        if (t->planes) continue; /* fuzz_planes.c */
         require(t->offset + t->bytes <= pr_model_file_bytes(f));
         require(pr_model_file_read(f, t, t->bytes - 1, &byte, 1, NULL) == PR_OK);
         require(pr_model_file_read(f, t, t->bytes, &byte, 1, NULL) != PR_OK);

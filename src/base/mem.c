@@ -194,33 +194,34 @@ static bool round_pages(size_t bytes, size_t *out) {
     return true;
 }
 
-/* mmap promises only page alignment: map 2 MiB more and give back both ends. */
-static void *map_aligned(size_t bytes) {
+/* mmap promises only page alignment: map 2 MiB more and give back both ends. Advised huge. */
+static void *map_aligned(size_t bytes, int flags) {
     size_t whole;
     if (!pr_size_add(bytes, HUGE_BYTES, &whole)) return NULL;
-    char *p = mmap(NULL, whole, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *p = mmap(NULL, whole, PROT_READ | PROT_WRITE, flags, -1, 0);
     if (p == MAP_FAILED) return NULL;
     size_t head = (size_t)(-(uintptr_t)p) & (HUGE_BYTES - 1);
     size_t tail = HUGE_BYTES - head;
     if (head) munmap(p, head);
     if (tail) munmap(p + head + bytes, tail);
+#ifdef MADV_HUGEPAGE
+    madvise(p + head, bytes, MADV_HUGEPAGE); /* advice: a refusal costs speed only */
+#endif
     return p + head;
+}
+
+/* Whole pages; aligned and advised huge when large enough for it. */
+static void *map(size_t bytes, int flags) {
+    if (bytes >= HUGE_BYTES) return map_aligned(bytes, flags);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    return p == MAP_FAILED ? NULL : p;
 }
 
 void *pr_map(pr_tag tag, size_t bytes) {
     assert(tag < PR_TAG_COUNT);
     if (request_fails() || !round_pages(bytes, &bytes)) return NULL;
-    void *p;
-    if (bytes >= HUGE_BYTES) {
-        p = map_aligned(bytes);
-        if (!p) return NULL;
-#ifdef MADV_HUGEPAGE
-        madvise(p, bytes, MADV_HUGEPAGE); /* advice: a refusal costs speed only */
-#endif
-    } else {
-        p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (p == MAP_FAILED) return NULL;
-    }
+    void *p = map(bytes, MAP_PRIVATE | MAP_ANONYMOUS);
+    if (!p) return NULL;
     ledger_add((uint32_t)tag, bytes);
     return p;
 }
@@ -246,14 +247,21 @@ void pr_map_release(void *p, size_t bytes) {
 #endif
 }
 
+#ifdef MAP_NORESERVE
+enum { RESERVE = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE };
+#else
+enum { RESERVE = MAP_PRIVATE | MAP_ANONYMOUS };
+#endif
+
 void *pr_reserve(size_t bytes) {
     if (request_fails() || !round_pages(bytes, &bytes)) return NULL;
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
-#ifdef MAP_NORESERVE
-    flags |= MAP_NORESERVE;
-#endif
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
+    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, RESERVE, -1, 0);
     return p == MAP_FAILED ? NULL : p;
+}
+
+void *pr_reserve_huge(size_t bytes) {
+    if (request_fails() || !round_pages(bytes, &bytes)) return NULL;
+    return map(bytes, RESERVE);
 }
 
 void pr_unreserve(void *p, size_t bytes) {

@@ -54,6 +54,9 @@ void pr_map_release(void *p, size_t bytes);
 /* Address space that the system fills page by page when it is first written, and that the ledger does not count:
  * for pools that hand out parts of a large bound. NULL when there is none. Give back with the same number. */
 void *pr_reserve(size_t bytes);
+/* The same, 2 MiB aligned and advised huge: for a pool that is filled from front to back. Up to one huge page more than
+ * what is committed may then be held. */
+void *pr_reserve_huge(size_t bytes);
 void pr_unreserve(void *p, size_t bytes);
 /* Count bytes of a reserve as held (false: out of memory, by injection only) / give them back to the system, uncounted.
  * No system call on commit; not an allocation in pr_mem_count(). */

@@ -18,10 +18,15 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <sys/syscall.h>
+#endif
 
 #include "base/mem.h"
 #include "base/str.h"
@@ -60,6 +65,14 @@ static ssize_t read_some(int fd, void *out, size_t len, off_t offset) {
     return pread(fd, out, len, offset);
 }
 
+static int64_t mtime_ns(const struct stat *st) {
+#ifdef __APPLE__
+    return (int64_t)st->st_mtimespec.tv_sec * 1000000000 + st->st_mtimespec.tv_nsec;
+#else
+    return (int64_t)st->st_mtim.tv_sec * 1000000000 + st->st_mtim.tv_nsec;
+#endif
+}
+
 pr_status pr_file_open(const char *path, pr_file *out, pr_err *err) {
     *out = (pr_file){.fd = -1};
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK); /* a FIFO must not hang us */
@@ -72,7 +85,7 @@ pr_status pr_file_open(const char *path, pr_file *out, pr_err *err) {
         close(fd);
         return status;
     }
-    *out = (pr_file){.fd = fd, .size = (uint64_t)st.st_size};
+    *out = (pr_file){.fd = fd, .size = (uint64_t)st.st_size, .mtime_ns = mtime_ns(&st)};
     return PR_OK;
 }
 
@@ -96,12 +109,20 @@ pr_status pr_file_read(const pr_file *file, uint64_t offset, void *out, size_t l
     return PR_OK;
 }
 
+bool pr_file_changed(const pr_file *file) {
+    struct stat st;
+    return fstat(file->fd, &st) != 0 || (uint64_t)st.st_size != file->size || mtime_ns(&st) != file->mtime_ns;
+}
+
 void pr_file_willneed(const pr_file *file, uint64_t offset, uint64_t len) {
     (void)posix_fadvise(file->fd, (off_t)offset, (off_t)len, POSIX_FADV_WILLNEED);
 }
 
 void pr_file_dontneed(const pr_file *file, uint64_t offset, uint64_t len) {
-    (void)posix_fadvise(file->fd, (off_t)offset, (off_t)len, POSIX_FADV_DONTNEED);
+    /* Whole pages: of one that a range shares with its neighbour the system would keep all. */
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), from = offset / page * page;
+    len = pr_align_up(len + (offset - from), page);
+    (void)posix_fadvise(file->fd, (off_t)from, (off_t)len, POSIX_FADV_DONTNEED);
 }
 
 pr_status pr_file_slurp(const char *path, size_t bytes_max, char **out, size_t *len, pr_err *err) {
@@ -328,6 +349,15 @@ int pr_cpu_allowed(void) {
     if (quota > 0 && ceil(quota) < n) n = (int)ceil(quota);
     return n < 1 ? 1 : n;
 }
+
+#ifdef __linux__
+void pr_thread_nice(int more) {
+    id_t thread = (id_t)syscall(SYS_gettid);
+    setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + more);
+}
+#else
+void pr_thread_nice(int more) { (void)more; }
+#endif
 
 static char cpu_name[128] = "unknown";
 

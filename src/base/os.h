@@ -17,14 +17,17 @@ uint64_t pr_now_ns(void); /* monotonic nanoseconds */
 
 /* ---- files ---- */
 typedef struct pr_file {
-    int fd;        /* -1: closed */
-    uint64_t size; /* at open */
+    int fd;           /* -1: closed */
+    uint64_t size;    /* at open */
+    int64_t mtime_ns; /* at open */
 } pr_file;
 
 pr_status pr_file_open(const char *path, pr_file *out, pr_err *err); /* regular files only, read-only */
 void pr_file_close(pr_file *file);
 /* Read exactly len bytes at offset, retrying short reads. PR_ERR_FORMAT "truncated" at the end of the file. */
 pr_status pr_file_read(const pr_file *file, uint64_t offset, void *out, size_t len, pr_err *err);
+/* True when somebody wrote to the file or cut it after it was opened (a file put in its place is another one). */
+bool pr_file_changed(const pr_file *file);
 /* Tell the system the range will be read soon / is not needed in its cache any more. Never fails. */
 void pr_file_willneed(const pr_file *file, uint64_t offset, uint64_t len);
 void pr_file_dontneed(const pr_file *file, uint64_t offset, uint64_t len);
@@ -49,6 +52,8 @@ uint64_t pr_rss_bytes(void);      /* this process, now */
 uint64_t pr_rss_peak_bytes(void); /* highest since the start */
 /* Processors this process may use: affinity cut by the cgroup CPU quota, rounded up, at least 1. */
 int pr_cpu_allowed(void);
+/* Add to the niceness of the calling thread alone, where the system can do that. */
+void pr_thread_nice(int more);
 double pr_cpu_quota(void);     /* CPUs by cgroup quota, 0: none */
 const char *pr_cpu_name(void); /* "AMD EPYC ..." or "unknown" */
 

@@ -42,7 +42,6 @@
 #include <hwloc/glibc-sched.h>
 #include <linux/futex.h>
 #include <sched.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -171,8 +170,6 @@ static int where_at_rest(worker *self) {
     while ((where = atomic_load(&self->where)) == BEING_FETCHED) sched_yield();
     return where;
 }
-
-static void set_nice(int nice) { setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), nice); }
 
 /* The strongest kinds of core that together have room for the team; all processors where there is one kind. */
 static void keep_strong_cores(hwloc_topology_t topology, int size) {
@@ -307,7 +304,6 @@ static void start_clock(worker *w) { (void)w; }
 static void go_home(worker *self) { (void)self; }
 static void fetch(worker *other) { (void)other; }
 static int where_at_rest(worker *self) { return (void)self, AT_HOME; }
-static void set_nice(int nice) { (void)nice; }
 static bool find_homes(pr_team *team) { return (void)team, false; }
 
 typedef int caller_place;
@@ -482,7 +478,7 @@ static void *worker_main(void *arg) {
     worker *self = arg;
     pr_team *team = self->team;
     if (team->has_homes) go_home(self);
-    if (team->nice > 0) set_nice(team->nice);
+    if (team->nice > 0) pr_thread_nice(team->nice);
     for (;;) {
         self->run++;
         wait_until(team, self->index, &(wait){&team->run_gate, SPIN_RUN_NS, run_begun, caller_not_back, self->run});

@@ -163,6 +163,10 @@ pr_status pr_convert_tiles(const pr_model_file *file, const pr_tensor_info *t, p
 pr_status pr_convert_floats(const pr_model_file *file, const pr_tensor_info *t, float *out, pr_err *err) {
     enum { CHUNK = 1 << 16 };
     const pr_dtype_info *type = pr_dtype_get(t->dtype);
+    if (!ways[t->dtype].decode) {
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "tensor '%s' of type %s has no numbers of its own", t->name,
+                       type->name);
+    }
     uint64_t n_blocks = t->bytes / type->block_bytes, per_chunk = CHUNK / type->block_bytes;
     void *chunk = pr_alloc(PR_TAG_FILE, CHUNK);
     if (!chunk) return pr_fail_nomem(err, t->name, CHUNK);

@@ -6,6 +6,8 @@
  * after that everything streams through. Offsets need no second pass: a tensor's
  * size follows from its description. Bytes pass one buffer, so that callers may hand
  * over data in any pieces; what is larger than the buffer goes straight out.
+ * Numbers that are known only after the data was made (checksums, measurements) have their room in the header from the
+ * start and are put there later, in the collected text or, when that is out, in the file.
  *
  * Nobody ever sees half a file: it is written as PATH.partNNN, synced, and
  * renamed at the end, or deleted. A rename would put that file in the place of a device or
@@ -32,6 +34,11 @@ typedef struct planned { /* a tensor that was described */
     uint64_t bytes;
 } planned;
 
+typedef struct later {   /* an array that is filled in afterwards */
+    size_t key, key_len; /* of its name, in meta */
+    size_t at, len;      /* of its elements, in meta */
+} later;
+
 struct pr_gguf_writer {
     char *path, *part;
     int fd;
@@ -40,6 +47,8 @@ struct pr_gguf_writer {
     uint64_t n_meta;
     planned *tensors;
     size_t n_tensors, cap;
+    later *laters;
+    size_t n_laters;
     uint64_t data_bytes; /* of all tensors described so far, with padding between */
     size_t current;      /* tensor that the next byte of data belongs to */
     uint64_t filled;     /* bytes of it that are there */
@@ -99,6 +108,7 @@ void pr_gguf_abort(pr_gguf_writer *w) {
     pr_str_free(&w->meta);
     pr_str_free(&w->descriptions);
     pr_free(w->tensors);
+    pr_free(w->laters);
     pr_free(w->buffer);
     pr_free(w->part);
     pr_free(w->path);
@@ -163,6 +173,46 @@ void pr_gguf_meta_f32s(pr_gguf_writer *w, const char *key, const float *v, size_
 
 void pr_gguf_meta_i32s(pr_gguf_writer *w, const char *key, const int32_t *v, size_t n) {
     if (begin_array(w, key, PR__GGUF_I32, n)) put(&w->meta, v, n * sizeof *v);
+}
+
+void pr_gguf_meta_later(pr_gguf_writer *w, const char *key, pr_dtype dtype, size_t n) {
+    static const uint32_t zero;
+    if (!begin_array(w, key, dtype == PR_F32 ? PR__GGUF_F32 : PR__GGUF_I32, n)) return;
+    later *grown = pr_realloc_array(PR_TAG_FILE, w->laters, w->n_laters + 1, sizeof *grown);
+    if (!grown) {
+        pr_fail_nomem(&w->err, key, sizeof *grown);
+        return;
+    }
+    const size_t before = 4 + 4 + 8; /* type, element type, length */
+    w->laters = grown;
+    grown[w->n_laters++] = (later){w->meta.len - before - strlen(key), strlen(key), w->meta.len, n * sizeof zero};
+    for (size_t i = 0; i < n; i++) put(&w->meta, &zero, sizeof zero);
+}
+
+/* Bytes of a value in the encoding of a file. */
+static size_t value_bytes(const pr_meta *m) {
+    if (m->type == PR__GGUF_STR) return (size_t)m->n;
+    if (m->type != PR__GGUF_ARRAY) return pr__gguf_width(m->type);
+    if (m->elem != PR__GGUF_STR) return (size_t)m->n * pr__gguf_width(m->elem);
+    size_t last = m->n ? m->index[m->n - 1] : 0;
+    return m->n ? last + 8 + (size_t)pr__le64(m->data + last) : 0;
+}
+
+void pr_gguf_meta_copy(pr_gguf_writer *w, const pr_model_file *from, const char *key) {
+    const pr_meta *m = pr_model_file_meta(from, key);
+    if (strcmp(key, "general.alignment") == 0) return;
+    if (!m && w->err.status == PR_OK) {
+        pr_fail(&w->err, PR_ERR_ARG, "%s has no %s that could be copied", pr_model_file_path(from), key);
+        return;
+    }
+    if (!(m->type == PR__GGUF_ARRAY ? begin_array(w, key, m->elem, (size_t)m->n) : begin(w, key, m->type))) return;
+    if (m->type == PR__GGUF_STR) put_u64(&w->meta, m->n);
+    size_t len = value_bytes(m);
+    if (len) put(&w->meta, m->data, len);
+}
+
+void pr_gguf_keep(pr_gguf_writer *w, const pr_err *err) {
+    if (w->err.status == PR_OK) w->err = *err;
 }
 
 static planned *add_planned(pr_gguf_writer *w) {
@@ -242,19 +292,21 @@ static pr_status put_zeros(pr_gguf_writer *w, uint64_t n) {
     return status;
 }
 
+typedef struct header {
+    char magic[4];
+    uint32_t version;
+    uint64_t n_tensors, n_meta;
+} header;
+_Static_assert(sizeof(header) == 24, "as in the file");
+
 /* The header, once everything is described. */
 static pr_status put_header(pr_gguf_writer *w) {
     char need[32], have[32];
-    struct {
-        char magic[4];
-        uint32_t version;
-        uint64_t n_tensors, n_meta;
-    } head = {{'G', 'G', 'U', 'F'}, 3, w->n_tensors, w->n_meta};
-    _Static_assert(sizeof head == 24, "as in the file");
+    const header head = {{'G', 'G', 'U', 'F'}, 3, w->n_tensors, w->n_meta};
     w->described = true;
     if (!pr_str_ok(&w->meta) || !pr_str_ok(&w->descriptions)) return pr_fail_nomem(&w->err, "GGUF header", w->meta.len);
-    uint64_t header = sizeof head + w->meta.len + w->descriptions.len;
-    uint64_t total = header + padding(w, header) + w->data_bytes, room = pr_disk_free(w->part);
+    uint64_t bytes = sizeof head + w->meta.len + w->descriptions.len;
+    uint64_t total = bytes + padding(w, bytes) + w->data_bytes, room = pr_disk_free(w->part);
     if (room != 0 && total > room) {
         return pr_fail(&w->err, PR_ERR_LIMIT, "%s needs %s, but its disk has only %s left", w->path,
                        pr_format_bytes(need, sizeof need, total), pr_format_bytes(have, sizeof have, room));
@@ -262,7 +314,7 @@ static pr_status put_header(pr_gguf_writer *w) {
     pr_status status = put_bytes(w, &head, sizeof head);
     if (status == PR_OK && w->meta.len) status = put_bytes(w, w->meta.data, w->meta.len);
     if (status == PR_OK && w->descriptions.len) status = put_bytes(w, w->descriptions.data, w->descriptions.len);
-    return status == PR_OK ? put_zeros(w, padding(w, header)) : status;
+    return status == PR_OK ? put_zeros(w, padding(w, bytes)) : status;
 }
 
 static pr_status put_data(pr_gguf_writer *w, const uint8_t *data, size_t len) {
@@ -296,6 +348,54 @@ pr_status pr_gguf_data(pr_gguf_writer *w, const void *data, size_t len, pr_err *
     return put_data(w, data, len) == PR_OK ? PR_OK : report(w, err);
 }
 
+static const later *find_later(const pr_gguf_writer *w, const char *key) {
+    for (size_t i = 0; i < w->n_laters; i++) {
+        const later *l = &w->laters[i];
+        if (l->key_len == strlen(key) && memcmp(w->meta.data + l->key, key, l->key_len) == 0) return l;
+    }
+    return NULL;
+}
+
+static pr_status patch(pr_gguf_writer *w, const later *l, const uint8_t *data) {
+    memcpy(w->meta.data + l->at, data, l->len);
+    if (!w->described) return PR_OK;
+    pr_status status = flush(w); /* the header may still be in the buffer */
+    for (size_t done = 0; done < l->len && status == PR_OK;) {
+        ssize_t n = pwrite(w->fd, data + done, l->len - done, (off_t)(sizeof(header) + l->at + done));
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) status = pr_fail_errno(&w->err, "cannot write %s", w->part);
+        else done += (size_t)n;
+    }
+    return status;
+}
+
+pr_status pr_gguf_patch(pr_gguf_writer *w, const char *key, const void *data, size_t len, pr_err *err) {
+    pr_status status = w->err.status;
+    if (status == PR_OK && !pr_str_ok(&w->meta)) status = pr_fail_nomem(&w->err, "GGUF header", w->meta.len);
+    const later *l = status == PR_OK ? find_later(w, key) : NULL;
+    if (status == PR_OK && (!l || l->len != len)) {
+        status = pr_fail(&w->err, PR_ERR_ARG, "%s was described with %zu bytes, not %zu", key, l ? l->len : 0, len);
+    }
+    if (status == PR_OK && len) status = patch(w, l, data);
+    return status == PR_OK ? PR_OK : report(w, err);
+}
+
+/* All data is there and given to the system. */
+static pr_status complete(pr_gguf_writer *w) {
+    pr_status status = w->err.status;
+    if (status == PR_OK && !w->described) status = put_header(w);
+    if (status == PR_OK && w->current < w->n_tensors) {
+        const planned *p = &w->tensors[w->current];
+        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name,
+                         p->bytes - w->filled);
+    }
+    return status == PR_OK ? flush(w) : status;
+}
+
+pr_status pr_gguf_flush(pr_gguf_writer *w, pr_err *err) { return complete(w) == PR_OK ? PR_OK : report(w, err); }
+
+const char *pr_gguf_part_path(const pr_gguf_writer *w) { return w->part; }
+
 /* Everything is on disk, under its name, and the name is on disk. */
 static pr_status settle(pr_gguf_writer *w) {
     if (fsync(w->fd) != 0) return pr_fail_errno(&w->err, "cannot sync %s", w->part);
@@ -313,14 +413,7 @@ static pr_status settle(pr_gguf_writer *w) {
 }
 
 pr_status pr_gguf_finish(pr_gguf_writer *w, pr_err *err) {
-    pr_status status = w->err.status;
-    if (status == PR_OK && !w->described) status = put_header(w);
-    if (status == PR_OK && w->current < w->n_tensors) {
-        const planned *p = &w->tensors[w->current];
-        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name,
-                         p->bytes - w->filled);
-    }
-    if (status == PR_OK) status = flush(w);
+    pr_status status = complete(w);
     if (status == PR_OK) status = settle(w);
     if (status != PR_OK) report(w, err);
     pr_gguf_abort(w);

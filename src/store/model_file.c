@@ -15,6 +15,7 @@
 
 #include "base/str.h"
 #include "store/model_file_impl.h"
+#include "store/planes.h"
 
 enum { GGUF_HEAD = 64 };
 
@@ -259,9 +260,11 @@ pr_status pr_model_file_open(const char *path, pr_model_file **out, pr_err *err)
     if (status == PR_OK) {
         status = index_names(&file->meta_names, file->meta, file->n_meta, sizeof *file->meta, "metadata key", err);
     }
+    if (status == PR_OK && file->kind == PR_FILE_GGUF) status = pr__planes_read(file, err);
     if (status == PR_OK) {
         status = index_names(&file->tensor_names, file->tensors, file->n_tensors, sizeof *file->tensors, "tensor", err);
     }
+    if (status == PR_OK && file->planes) status = pr__planes_bind(file, err);
     if (status != PR_OK) goto fail;
     *out = file;
     return PR_OK;
@@ -319,7 +322,11 @@ pr_status pr_model_file_read(const pr_model_file *file, const pr_tensor_info *t,
 }
 
 void pr_model_file_done(const pr_model_file *file, const pr_tensor_info *t) {
-    pr_file_dontneed(&file->files[t->shard], t->offset, t->bytes);
+    if (t->bytes) pr_file_dontneed(&file->files[t->shard], t->offset, t->bytes);
+}
+
+void pr_model_file_done_all(const pr_model_file *file) {
+    for (uint32_t i = 0; i < file->n_files; i++) pr_file_dontneed(&file->files[i], 0, file->files[i].size);
 }
 
 size_t pr_model_file_n_meta(const pr_model_file *file) { return file->n_meta; }

@@ -64,6 +64,8 @@ pr_status pr_model_file_read(const pr_model_file *file, const pr_tensor_info *t,
                              pr_err *err);
 /* Drop the tensor's range from the page cache once it has been packed. */
 void pr_model_file_done(const pr_model_file *file, const pr_tensor_info *t);
+/* The same for all of the file. */
+void pr_model_file_done_all(const pr_model_file *file);
 
 /* Metadata. */
 size_t pr_model_file_n_meta(const pr_model_file *file);

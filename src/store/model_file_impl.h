@@ -64,6 +64,7 @@ struct pr_model_file {
     pr_tensor_info *tensors;
     size_t n_tensors, tensors_cap;
     pr__names meta_names, tensor_names;
+    struct pr_plane_set *planes; /* in the arena; NULL: an ordinary model */
 };
 
 /* Readers: file has path and dir; they open files[], fill meta and tensors. */

@@ -69,20 +69,30 @@ uint64_t pr_plane_unit_offset(const pr_plane_set *set, uint32_t unit, pr_plane p
 pr_status pr_plane_unit_read(const pr_model_file *file, uint32_t unit, pr_plane plane, void *out, pr_err *err);
 
 /*
- * Inside store/: called by pr_model_file_open() for GGUF files with precis.planes.version. Checks everything named above
- * (counts, shapes, books, coverage of units, order of increments, sizes of plane tensors) and adds one tensor a packed
- * matrix under its own name, of type PR_PLANES, [cols, rows], with no bytes of its own and info->planes pointing at it.
+ * Inside store/: called by pr_model_file_open() for GGUF files when the metadata is indexed (read), and again when the
+ * tensors are (bind). Together they check everything named above (counts, shapes, books, coverage of units, order of
+ * increments, sizes of plane tensors) and add one tensor a packed matrix under its own name, of type PR_PLANES,
+ * [cols, rows], with no bytes of its own (info->bytes is 0) and info->planes pointing at it.
  */
 pr_status pr__planes_read(pr_model_file *file, pr_err *err);
+pr_status pr__planes_bind(pr_model_file *file, pr_err *err);
+
+/* As pr_plane_unit_read(), in pieces of a few megabytes; before each but the first stop(arg) may end it: PR_ERR_CANCELLED. */
+pr_status pr__plane_unit_read(const pr_model_file *file, uint32_t unit, pr_plane plane, void *out,
+                              bool (*stop)(void *arg), void *arg, pr_err *err);
+/* The same bytes will be read soon / are not needed in the page cache any more. */
+void pr__plane_unit_soon(const pr_model_file *file, uint32_t unit, pr_plane plane);
+void pr__plane_unit_done(const pr_model_file *file, uint32_t unit, pr_plane plane);
 
 /*
  * Writing. Order: describe (the caller has created w with alignment 4096 and written the source's own keys), then all
- * tensors' data in the order given by pr_plane_data_order(): kept tensors first, then level-major planes. The CRCs, the
- * order of increments, the KL table and the levels are only known later: they are described with zeros and filled in by
- * pr_planes_complete() before pr_gguf_finish().
+ * tensors' data as described: kept tensors first, then level-major planes. Books, CRCs, the order of increments, the KL
+ * table and the levels are only known later: they are described with zeros and filled in by pr_planes_complete(), which
+ * comes after the data and before pr_gguf_finish(), and again whenever something has changed. After it the unfinished
+ * file can be opened as a model (pr_gguf_part_path()); close that before the next call, it would be a changed file.
  *
- * set: tensors (name, cols, rows, n_planes, book; unit0, n_units), units, n_increments and n_planes are final;
- * increments, kl, level_cursor and crc may still change.
+ * set: tensors (name, cols, rows, n_planes; unit0, n_units), units, n_increments and n_planes are final;
+ * books, increments, kl, level_cursor and crc may still change.
  */
 void pr_planes_describe(pr_gguf_writer *w, const pr_plane_set *set);         /* the keys */
 void pr_planes_describe_tensors(pr_gguf_writer *w, const pr_plane_set *set); /* level-major plane tensors */

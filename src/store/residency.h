@@ -9,10 +9,11 @@
  * Lowering: the levels of the units are lowered before the next step, then a background thread gives the memory back.
  * Raising: that thread reads plane after plane while steps go on at the old levels; what it has read is used from the next
  * step on. Reading leaves nothing in the page cache. An error while raising keeps what is loaded, is kept for
- * pr_residency_state() and ends the raise: target becomes loaded.
+ * pr_residency_state_get() and ends the raise: target becomes loaded.
  *
  * Threads: pr_residency_move(), _state() and _settle() from any thread; _step_begin() and _step_end() by the one thread
- * that steps; the units' levels are written only between a step's end and the next one's beginning.
+ * that steps; the units' levels are written only between a step's end and the next one's beginning, also by the
+ * background thread when nobody steps: read them inside a step. _draft() and _cap() by the stepping thread between steps.
  */
 #ifndef PRECIS_STORE_RESIDENCY_H
 #define PRECIS_STORE_RESIDENCY_H
@@ -61,17 +62,19 @@ const pr_unit *pr_residency_units(const pr_residency *r, uint32_t tensor, uint32
 /* Ask for a cursor. Returns at once; the newest request wins. PR_ERR_ARG past n_increments, PR_ERR_NOMEM never (a raise that
  * finds no memory fails as a disk error does). */
 pr_status pr_residency_move(pr_residency *r, uint32_t cursor, pr_err *err);
-/* Wait until the target is reached or `seconds` have passed; a failed raise since the call is returned as its error.
- * PR_ERR_LIMIT: the time is over. May be called between steps by the stepping thread: it publishes by itself then. */
+/* Wait until the target is reached (read, in use, memory given back) or `seconds` have passed. When the raise that was
+ * asked for last has failed, its error is returned. PR_ERR_LIMIT: the time is over. May be called between steps by the
+ * stepping thread; inside a step it would wait for itself. */
 pr_status pr_residency_settle(pr_residency *r, double seconds, pr_err *err);
 void pr_residency_state_get(const pr_residency *r, pr_residency_state *out);
 
-/* Levels of PR_VIEW_DRAFT: those of the cursor `n`, where the main view has more. Stepping thread, between steps. */
+/* Levels of PR_VIEW_DRAFT: those of the cursor `n`, where the main view has more; at first the main view's own. */
 void pr_residency_draft(pr_residency *r, uint32_t n);
-/* Measuring only: one unit of the main view reads at most `level` until it is set again with PR_PLANE_P16; stepping thread. */
+/* Measuring only: one unit reads at most `level` until it is set again with PR_PLANE_P16. */
 void pr_residency_cap(pr_residency *r, uint32_t unit, pr_plane level);
 
-/* Around every step: publish levels; begin giving memory back. Returns a number that changes with the levels. */
+/* Around every step: publish levels, which costs as much as changed; memory that no step can read any more is given back
+ * from then on. Returns a number that changes with the levels. */
 uint64_t pr_residency_step_begin(pr_residency *r);
 void pr_residency_step_end(pr_residency *r);
 
