@@ -329,6 +329,19 @@ static pr_status bench_model(bench *b, const pr_args *args) {
     return status;
 }
 
+pr_status pr__bench_context(pr_load *load, const char *path, uint32_t wanted, uint32_t *context, pr_err *err) {
+    pr_estimate *estimate = NULL;
+    pr_engine_info info;
+    pr_status status = pr_engine_estimate(path, &load->opts, &estimate, err);
+    if (status != PR_OK) return status;
+    pr_estimate_describe(estimate, &info);
+    pr_estimate_close(estimate);
+    *context = load->opts.context_max ? load->opts.context_max
+               : wanted < info.context_train ? wanted : info.context_train;
+    load->opts.context_max = *context;
+    return PR_OK;
+}
+
 /* --switch or --speculate. */
 static pr_status bench_elastic(bench *b, const char *model, pr_str *out) {
     pr_bench_job job = {.n_prompt = b->n_prompt,

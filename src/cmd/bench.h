@@ -23,6 +23,10 @@ pr_status pr__bench_switch(const pr_bench_job *job, pr_str *out, pr_err *err);
 /* The same greedy answer with speculation and without, in turns. */
 pr_status pr__bench_speculate(const pr_bench_job *job, pr_str *out, pr_err *err);
 
+/* Into load->opts.context_max, unless --context was given: `wanted`, or what the model was made for. *context is what it
+ * is then. */
+pr_status pr__bench_context(pr_load *load, const char *path, uint32_t wanted, uint32_t *context, pr_err *err);
+
 /* Sorts x[n], n >= 1. */
 double pr__median(double *x, uint32_t n);
 

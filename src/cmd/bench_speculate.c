@@ -22,7 +22,7 @@ typedef struct bench {
     const pr_bench_job *job;
     pr_engine *engine;
     int32_t *prompt; /* [n_prompt] */
-    size_t n_prompt;
+    size_t n_prompt, prompt_max;
     int32_t *answer; /* of the first run: every other must be the same */
     size_t n_answer;
     bool same;
@@ -42,7 +42,7 @@ static pr_status read_prompt(bench *b) {
     if (status == PR_OK)
         status = pr_engine_tokenize(b->engine, text, len, PR_TOKENIZE_BOS, b->prompt, len + 16, &b->n_prompt, &b->err);
     pr_free(text);
-    if (status == PR_OK && b->n_prompt > b->job->n_prompt) b->n_prompt = b->job->n_prompt;
+    if (b->n_prompt > b->prompt_max) b->n_prompt = b->prompt_max;
     if (status == PR_OK && b->n_prompt == 0) status = pr_fail(&b->err, PR_ERR_ARG, "%s is empty", b->job->text_name);
     return status;
 }
@@ -50,10 +50,15 @@ static pr_status read_prompt(bench *b) {
 static pr_status open_model(bench *b) {
     pr_load load = b->job->load;
     pr_elastic_info e;
+    uint32_t wanted = b->job->n_prompt + b->job->n_answer + PR_SPECULATE_MAX, context = 0;
     if (b->job->n_prompt == 0 || b->job->n_answer < 2)
         return pr_fail(&b->err, PR_ERR_ARG, "--speculate: a prompt (-p) and an answer (-n) of some tokens are needed");
-    if (!load.opts.context_max) load.opts.context_max = b->job->n_prompt + b->job->n_answer + PR_SPECULATE_MAX;
-    pr_status status = pr__load_open_path(&load, b->job->path, &b->engine, &b->err);
+    pr_status status = pr__bench_context(&load, b->job->path, wanted, &context, &b->err);
+    if (status == PR_OK && context <= b->job->n_answer)
+        status = pr_fail(&b->err, PR_ERR_ARG, "-n: an answer of %u tokens does not fit a context of %u",
+                         b->job->n_answer, context);
+    b->prompt_max = context - b->job->n_answer < b->job->n_prompt ? context - b->job->n_answer : b->job->n_prompt;
+    if (status == PR_OK) status = pr__load_open_path(&load, b->job->path, &b->engine, &b->err);
     if (status != PR_OK) return status;
     pr_engine_elastic(b->engine, &e);
     if (!e.elastic)

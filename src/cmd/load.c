@@ -116,7 +116,8 @@ pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {
     pr_elastic_info elastic;
     if (!pr__load_wants_elastic(load)) return PR_OK;
     pr_status status = pr_engine_estimate(path, o, &estimate, err);
-    if (status == PR_ERR_LIMIT && o->weights_budget) pr_err_context(err, "--weights-budget");
+    if (status == PR_ERR_LIMIT && err && pr_str_starts(err->text, "a weights budget"))
+        pr_err_context(err, "--weights-budget");
     if (status != PR_OK) return status;
     pr_estimate_describe(estimate, &info);
     pr_estimate_elastic(estimate, &elastic);
