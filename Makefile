@@ -79,6 +79,9 @@ FUZ_SRC  := $(wildcard fuzz/fuzz_*.c)
 
 obj = $(1:%.c=$(B)/obj/%.o)
 
+# The calibration text goes into the library as an array.
+GEN_TEXT  := $(B)/gen/calibration_text.c
+
 PROGRAM   := $(if $(CMD_SRC),$(B)/precis)
 LIBRARY   := $(B)/libprecis.a
 SUPPORT   := $(if $(SUP_SRC),$(B)/libsupport.a)
@@ -144,7 +147,17 @@ help:
 
 # ---- rules ----
 
-$(LIBRARY): $(call obj,$(LIB_SRC))
+$(GEN_TEXT): src/compress/calibration.txt Makefile
+	@mkdir -p $(@D)
+	@{ echo '#include "compress/calibration_text.h"'; echo 'const unsigned char pr__calibration_text[] = {'; \
+	   od -An -v -tu1 $< | sed 's/\([0-9][0-9]*\)/\1,/g'; echo '};'; \
+	   echo 'const size_t pr__calibration_text_len = sizeof pr__calibration_text;'; } > $@
+
+$(B)/obj/gen/calibration_text.o: $(GEN_TEXT) $(B)/flags
+	@mkdir -p $(@D)
+	$(CC) $(PR_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+
+$(LIBRARY): $(call obj,$(LIB_SRC)) $(B)/obj/gen/calibration_text.o
 	@rm -f $@
 	$(AR) rcs $@ $^
 
@@ -178,6 +191,8 @@ $(B)/obj/test/%.o: EXTRA = $(TEST_FLAGS) -Itest
 $(B)/obj/fuzz/%.o: EXTRA = -Wno-missing-prototypes
 $(B)/obj/src/kernels/avx2/%.o: EXTRA = $(FLAGS_avx2)
 $(B)/obj/src/kernels/avx512/%.o: EXTRA = $(FLAGS_avx512)
+# Its loops are SIMD only if a comparison may be made that the source makes under a condition: no number changes.
+$(B)/obj/src/store/encode_rows.o: EXTRA = -fno-trapping-math
 
 $(B)/obj/%.o: %.c $(B)/flags
 	@mkdir -p $(@D)

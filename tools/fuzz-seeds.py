@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Seeds for the fuzz targets of model files, written to fuzz/corpus/{gguf,safetensors,tokenizer_json}/.
+"""Seeds for the fuzz targets of model files, written to fuzz/corpus/{gguf,planes,safetensors,tokenizer_json}/.
 
 Each seed is a small valid input that reaches another part of the readers; the
 fuzzer does the damage. Run it again after changing it and commit what it writes.
 """
 import json
 import struct
+import zlib
 from pathlib import Path
 
 CORPUS = Path(__file__).resolve().parent.parent / "fuzz" / "corpus"
@@ -32,6 +33,10 @@ def meta(key, kind, v):
     return text(key) + struct.pack("<I", kind) + value(kind, v)
 
 
+def content(count):
+    return bytes(i * 37 % 256 for i in range(count))
+
+
 def gguf(metas, tensors=(), version=3, alignment=32):
     """tensors: (name, ggml type, dims)"""
     out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metas)) + b"".join(metas)
@@ -43,7 +48,7 @@ def gguf(metas, tensors=(), version=3, alignment=32):
         for d in dims:
             count *= d
         elems, size = TYPES[kind]
-        data += bytes(i * 37 % 256 for i in range(count // elems * size))
+        data += content(count // elems * size)
     return out + b"\0" * (-len(out) % alignment) + data
 
 
@@ -67,6 +72,40 @@ def every_kind():
     return [meta("k.%d" % kind, kind, v) for kind, v in
             [(U8, 1), (I8, -1), (U16, 2), (I16, -2), (U32, 3), (I32, -3), (F32, .5), (BOOL, True), (STR, "s"), (U64, 4), (I64, -4), (F64, .25),
              (U8, [1, 2])][:12]] + [meta("a.%d" % kind, kind, [v, v]) for kind, v in [(U8, 1), (I16, -2), (F32, .5), (BOOL, False), (STR, "ab"), (F64, 1.5)]]
+
+
+PLANES = ("p2", "p4", "p8", "p16")
+
+
+def tile_bytes(plane, cols):
+    """kernels/planes.h"""
+    line = {0: cols // 4 * 16 + cols // 32 * 16 + 32, 1: cols // 4 * 16 + cols // 32 * 16, 2: cols * 8, 3: cols * 16}[plane]
+    return (line + 63) // 64 * 64
+
+
+def planes(matrices, unit_tiles):
+    """matrices: (cols, rows, planes); the lowest increments first"""
+    names, units, crc, increments, tensors = ["m%d" % i for i in range(len(matrices))], [], [], [], []
+    for i, (cols, rows, n_planes) in enumerate(matrices):
+        tiles = (rows + 15) // 16
+        whole = [content(tile_bytes(p, cols) * tiles) for p in range(n_planes)]
+        for at in range(0, tiles, unit_tiles):
+            n = min(unit_tiles, tiles - at)
+            sums = [zlib.crc32(whole[p][tile_bytes(p, cols) * at:tile_bytes(p, cols) * (at + n)]) for p in range(n_planes)]
+            increments += [(len(units) // 3, p) for p in range(1, n_planes)]
+            crc += [s - (s >> 31 << 32) for s in sums] + [0] * (4 - n_planes)
+            units += [i, at, n]
+    increments.sort(key=lambda x: x[1])
+    for p in range(4):
+        tensors += [("m%d.%s" % (i, PLANES[p]), 24, [tile_bytes(p, c), (r + 15) // 16]) for i, (c, r, n) in enumerate(matrices) if p < n]
+    n = len(increments)
+    book = [-6, -2, 2, 6] + [4 * i - 30 for i in range(16)] + [14 * i - 128 for i in range(16)] + [64]
+    return gguf([meta("general.alignment", U32, 64), meta("precis.planes.version", U32, 1), meta("precis.planes.names", STR, names),
+                 meta("precis.planes.shapes", I32, [x for m in matrices for x in m]), meta("precis.planes.books", I32, book * len(matrices)),
+                 meta("precis.planes.factors", F32, [.5, .25, .125] * len(matrices)), meta("precis.planes.units", I32, units),
+                 meta("precis.planes.crc", I32, crc), meta("precis.increments", I32, [x for i in increments for x in i]),
+                 meta("precis.increments.kl", F32, [1 / (1 + i) for i in range(n + 1)]), meta("precis.levels", I32, [0, n // 3, n // 2, n])],
+                tensors, alignment=64)
 
 
 def safetensors(config, tensors):
@@ -101,6 +140,10 @@ SEEDS = {
         "blocks": gguf([meta("general.alignment", U32, 64)], [("t%d" % k, k, [256, 2] if k > 9 else [64, 3]) for k in TYPES if k != 20], alignment=64),
         "shapes": gguf([], [("one", 0, [5]), ("three", 1, [2, 2, 2]), ("four", 30, [1, 2, 1, 2]), ("nl", 20, [32, 17])]),
         "jpeg": b"\xff\xd8\xff\xe0\0\x10JFIF", "empty": b"", "split": gguf([meta("split.count", U16, 2)]),
+    },
+    "planes": {
+        "one": planes([(32, 1, 1)], 1), "four": planes([(32, 16, 4)], 1), "units": planes([(32, 40, 3), (64, 16, 2)], 1),
+        "wide": planes([(32, 40, 2), (32, 17, 2)], 2), "none": gguf([meta("precis.planes.version", U32, 2)]),
     },
     "safetensors": {
         "types": safetensors({"architectures": ["A"], "n": 3, "f": 1e-5, "b": True, "rope": {"type": "x", "l": [1, 2.5]}, "m": [1, "a", {"k": None}]},

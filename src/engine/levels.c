@@ -10,7 +10,8 @@
 
 static const char *const names[PR_LEVELS] = {"int2", "int4", "int8", "fp16"};
 
-_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT, "a level for each plane");
+_Static_assert((int)PR_LEVEL_FP16 == (int)PR_PLANE_P16 && (int)PR_LEVELS == (int)PR_PLANE_COUNT,
+               "a level for each plane");
 
 const char *pr_level_name(pr_level level) { return names[level]; }
 
@@ -41,7 +42,8 @@ pr_level pr__levels_at(const struct pr_estimate *b, uint32_t cursor) {
 static pr_status budget_cursor(const struct pr_estimate *b, size_t bytes, uint32_t *cursor, pr_err *err) {
     size_t fixed = b->weights.bytes;
     char want[32], least[32];
-    if (bytes >= fixed && pr_bytes_to_cursor(b->planes_at, b->planes->n_increments, bytes - fixed, cursor)) return PR_OK;
+    if (bytes >= fixed && pr_bytes_to_cursor(b->planes_at, b->planes->n_increments, bytes - fixed, cursor))
+        return PR_OK;
     return pr_fail(err, PR_ERR_LIMIT, "a weights budget of %s is too small: this model's weights take at least %s",
                    pr_format_bytes(want, sizeof want, bytes),
                    pr_format_bytes(least, sizeof least, fixed + b->planes_at[0]));

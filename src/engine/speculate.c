@@ -4,26 +4,39 @@
 #include "engine/speculate.h"
 
 enum {
-    PLAIN_FIRST = 4,   /* plain steps before anything is drafted */
-    PROBES = 4,        /* rounds of one draft for each level before it is judged */
-    PLAIN_EVERY = 48,  /* choices between two plain steps while drafting */
-    GAP_FIRST = 64,    /* choices between two probes while not drafting, doubled each time ... */
-    GAP_LAST = 1024    /* ... up to this */
+    PLAIN_FIRST = 4,  /* plain steps before anything is drafted */
+    PROBES = 3,       /* rounds of one draft for each level before it is judged */
+    GUESS = 3,        /* draft tokens that the guess at the beginning, or what was known before, stands for */
+    PLAIN_EVERY = 48, /* choices between two plain steps while drafting */
+    GAP_FIRST = 256,  /* choices until levels are judged anew when none paid, doubled each time ... */
+    GAP_LAST = 2048   /* ... up to this */
 };
 
-static const double weight = 0.1, margin = 1.03, cheaper = 0.75;
+static const double acceptance_guess = 0.75, margin = 1.03, cheaper = 0.75;
 
-/* The first measurement counts in full, later ones by weight. */
-static void average(double *mean, uint32_t n_before, double value) {
-    *mean += (n_before == 0 ? 1.0 : n_before < 10 ? 1.0 / (n_before + 1) : weight) * (value - *mean);
+/* A mean that begins as a plain one and ends with a fixed weight for what is new. */
+static void average(double *mean, uint32_t n_before, uint32_t n_most, double value) {
+    uint32_t n = n_before < n_most ? n_before : n_most;
+    *mean += (value - *mean) / (n + 1);
 }
+
+enum { MOST_SECONDS = 10, MOST_JUDGED = 50 };
 
 void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n,
                     uint64_t main_bytes) {
     *s = (pr__spec){.cursor = cursor, .probe_gap = GAP_FIRST};
     for (int i = 0; i < n && s->n_arms < PR__SPEC_ARMS; i++)
         if (cursors[i] < cursor && (double)bytes[i] < cheaper * (double)main_bytes)
-            s->arms[s->n_arms++].cursor = cursors[i];
+            s->arms[s->n_arms++] = (pr__spec_arm){
+                .cursor = cursors[i], .n_judged = GUESS, .acceptance = acceptance_guess};
+}
+
+/* What was found out may no longer hold. */
+static void doubt(pr__spec *s) {
+    for (int a = 0; a < s->n_arms; a++) {
+        s->arms[a].n_probes = 0;
+        s->arms[a].n_judged = GUESS;
+    }
 }
 
 /* Tokens a second of k drafts with an arm. */
@@ -62,7 +75,8 @@ static pr__spec_choice choose_auto(pr__spec *s, int k_max) {
     if (s->n_rounds < s->probe_gap) return plain;
     s->n_rounds = 0;
     s->probe_gap = s->probe_gap * 2 < GAP_LAST ? s->probe_gap * 2 : GAP_LAST;
-    return c;
+    doubt(s);
+    return plain;
 }
 
 pr__spec_choice pr__spec_choose(pr__spec *s, int asked, int k_max) {
@@ -78,16 +92,13 @@ pr__spec_choice pr__spec_choose(pr__spec *s, int asked, int k_max) {
     return c;
 }
 
-void pr__spec_plain(pr__spec *s, double seconds) { average(&s->plain_seconds, s->n_plain++, seconds); }
+void pr__spec_plain(pr__spec *s, double seconds) { average(&s->plain_seconds, s->n_plain++, MOST_SECONDS, seconds); }
 
 void pr__spec_round(pr__spec *s, pr__spec_choice c, double draft_seconds, double verify_seconds, int n_judged,
                     int n_accepted) {
     pr__spec_arm *arm = &s->arms[c.arm];
-    uint32_t before = 0;
-    for (int a = 0; a < s->n_arms; a++) before += s->arms[a].n_probes;
     double more = (verify_seconds - s->plain_seconds) / c.k;
-    average(&s->row_seconds, before, s->n_plain && more > 0 ? more : 0);
-    average(&arm->draft_seconds, arm->n_probes, draft_seconds / c.k);
-    for (int i = 0; i < n_judged; i++) average(&arm->acceptance, arm->n_probes * 4 + (uint32_t)i, i < n_accepted ? 1 : 0);
-    arm->n_probes++;
+    average(&s->row_seconds, s->n_drafted++, MOST_SECONDS, s->n_plain && more > 0 ? more : 0);
+    average(&arm->draft_seconds, arm->n_probes++, MOST_SECONDS, draft_seconds / c.k);
+    for (int i = 0; i < n_judged; i++) average(&arm->acceptance, arm->n_judged++, MOST_JUDGED, i < n_accepted ? 1 : 0);
 }

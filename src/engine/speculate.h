@@ -21,7 +21,8 @@ enum { PR__SPEC_ARMS = 2, PR__SPEC_MAX = 16 /* PR_SPECULATE_MAX */ };
 
 typedef struct pr__spec_arm { /* a level to draft at */
     uint32_t cursor;
-    uint32_t n_probes;    /* rounds measured */
+    uint32_t n_probes;    /* rounds measured since it was last to be judged anew */
+    uint32_t n_judged;    /* draft tokens that acceptance rests on, a guess beforehand counted */
     double acceptance;    /* of one draft token */
     double draft_seconds; /* of one draft token */
 } pr__spec_arm;
@@ -34,6 +35,7 @@ typedef struct pr__spec {
     uint32_t n_plain; /* plain steps measured */
     double plain_seconds;
     double row_seconds; /* what each further row adds to a step */
+    uint32_t n_drafted; /* rounds in all */
     uint32_t n_rounds;  /* choices made, for probing now and then */
     uint32_t probe_gap; /* choices until the next probe when nothing pays */
 } pr__spec;
@@ -45,7 +47,8 @@ typedef struct pr__spec_choice {
 
 /* Begin anew when the cursor has moved: arms are the cursors of int2 and int4, as far as they are clearly cheaper, which
  * bytes[] (of arms 0..n-1, and main_bytes) decide. */
-void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n, uint64_t main_bytes);
+void pr__spec_reset(pr__spec *s, uint32_t cursor, const uint32_t *cursors, const uint64_t *bytes, int n,
+                    uint64_t main_bytes);
 
 /* asked: PR_SPECULATE_AUTO or a fixed number; k_max: room in context and logits. */
 pr__spec_choice pr__spec_choose(pr__spec *s, int asked, int k_max);

@@ -111,7 +111,7 @@ static pr__rows rows_of(const pr_exec *e, const pr_plan *plan, pr_node_id id) {
 
 static pr__instr instr_of(const pr_exec *e, const pr_plan *plan, pr_node_id id) {
     const pr_node *n = &e->g->nodes[id];
-    pr__instr in = {.op = n->op, .rows = n->rows, .form = n->form, .cols = n->cols, .attr = &n->attr};
+    pr__instr in = {.op = n->op, .rows = n->rows, .form = n->form, .cols = n->cols, .attr = &n->attr, .node = id};
     if (n->op != PR_OP_KV_WRITE) in.out = rows_of(e, plan, id);
     for (uint32_t j = 0; j < 2 && j < n->n_in; j++) {
         pr_node_id from = n->in[j];
@@ -136,7 +136,8 @@ static void schedule(pr_exec *e, const pr_plan *plan, pr_node_id id, uint8_t *co
     pr__instr in = instr_of(e, plan, id);
     if (converts_input(e->g, e->w, n, &e->opts)) {
         uint32_t cols = e->g->nodes[n->in[0]].cols;
-        pr__instr quant = {.op = PR_OP_QUANT, .rows = n->rows, .form = PR_FORM_BOTH, .cols = cols, .attr = &n->attr};
+        pr__instr quant = {
+            .op = PR_OP_QUANT, .rows = n->rows, .form = PR_FORM_BOTH, .cols = cols, .attr = &n->attr, .node = id};
         quant.in[0] = in.in[0];
         quant.out = (pr__rows){converted, converted_stride(cols)};
         e->instrs[e->n_instrs++] = quant;
@@ -180,6 +181,7 @@ pr_status pr_exec_open(const pr_graph *g, const pr_plan *plan, const pr_weights 
     pr_exec *e = pr_calloc(PR_TAG_GRAPH, 1, sizeof *e);
     if (!e) return pr_fail_nomem(err, "executor", sizeof *e);
     e->g = g;
+    e->plan = plan;
     e->w = w;
     e->k = opts->kernels;
     e->opts = *opts;
@@ -233,7 +235,7 @@ static void bind_qrows(pr_exec *e, uint32_t rows_each) {
     }
 }
 
-static uint32_t count_chunks(pr_exec *e, const pr__instr *in) {
+uint32_t pr__exec_count(pr_exec *e, const pr__instr *in) {
     uint32_t rows = pr__row_count(e, in);
     if (rows == 0) return 0;
     if (in->op == PR_OP_MATMUL) return pr__matmul_chunks(in, rows);
@@ -246,7 +248,7 @@ static uint32_t count_chunks(pr_exec *e, const pr__instr *in) {
     return (rows + PR__ROWS_PER_CHUNK - 1) / PR__ROWS_PER_CHUNK;
 }
 
-static void run_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
+void pr__exec_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread) {
     if (in->op == PR_OP_MATMUL) pr__op_matmul(e, in, chunk, thread);
     else if (in->merge) pr__op_merge(e, in, chunk, thread);
     else if (in->op == PR_OP_ATTEND) pr__op_attend(e, in, chunk, thread);
@@ -260,14 +262,14 @@ typedef struct loop_ctx {
 
 static void body_parallel(void *ctx, uint32_t chunk, int thread) {
     const loop_ctx *c = ctx;
-    run_chunk(c->e, &c->e->instrs[c->from], chunk, thread);
+    pr__exec_chunk(c->e, &c->e->instrs[c->from], chunk, thread);
 }
 
 static void body_serial(void *ctx, uint32_t chunk, int thread) {
     const loop_ctx *c = ctx;
     (void)chunk;
     for (uint32_t i = c->from; i < c->to; i++)
-        if (c->e->n_chunks[i]) run_chunk(c->e, &c->e->instrs[i], 0, thread);
+        if (c->e->n_chunks[i]) pr__exec_chunk(c->e, &c->e->instrs[i], 0, thread);
 }
 
 static void walk(void *ctx, int thread) {
@@ -287,10 +289,14 @@ static void walk(void *ctx, int thread) {
     }
 }
 
+void pr__exec_bind(pr_exec *e, pr_team *team, const pr_exec_step *step) {
+    e->step = step;
+    e->team = team;
+    bind_rows(e);
+}
+
 void pr_exec_step_run(pr_exec *exec, pr_team *team, const pr_exec_step *step) {
-    exec->step = step;
-    exec->team = team;
-    bind_rows(exec);
-    for (uint32_t i = 0; i < exec->n_instrs; i++) exec->n_chunks[i] = count_chunks(exec, &exec->instrs[i]);
+    pr__exec_bind(exec, team, step);
+    for (uint32_t i = 0; i < exec->n_instrs; i++) exec->n_chunks[i] = pr__exec_count(exec, &exec->instrs[i]);
     pr_team_run(team, walk, exec);
 }

@@ -21,6 +21,7 @@ typedef struct pr__instr {
     pr_form form;  /* of the result */
     uint32_t cols; /* of the result */
     const pr_attr *attr;
+    pr_node_id node; /* that it belongs to */
     pr__rows in[2], out;
     uint32_t in_cols;
     /* MATMUL */
@@ -41,6 +42,7 @@ typedef struct pr__qrows {
 
 struct pr_exec {
     const pr_graph *g;
+    const pr_plan *plan;
     const pr_weights *w;
     const pr_kernels *k;
     pr_exec_opts opts;
@@ -90,6 +92,11 @@ static inline pr__kv_store *pr__kv_store_of(const pr_kernels *k, pr_kv_form form
 static inline pr__kv_load *pr__kv_load_of(const pr_kernels *k, pr_kv_form form) {
     return form == PR_KV_FORM_F16 ? k->kv_load_f16 : form == PR_KV_FORM_Q8 ? k->kv_load_q8 : pr_kv_load_f32;
 }
+
+/* Parts of a step: bind its rows, count the work items of an instruction, do one. */
+void pr__exec_bind(pr_exec *e, pr_team *team, const pr_exec_step *step);
+uint32_t pr__exec_count(pr_exec *e, const pr__instr *in);
+void pr__exec_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 
 /* Work item `chunk` of each kind of operation. */
 void pr__op_rows(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);

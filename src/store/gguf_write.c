@@ -31,7 +31,8 @@ enum { BUFFER = 256 << 10, NAME_MAX_BYTES = 64 };
 
 typedef struct planned { /* a tensor that was described */
     char name[NAME_MAX_BYTES + 1];
-    uint64_t bytes;
+    uint64_t bytes, offset; /* offset: from the first byte of data */
+    uint64_t placed;        /* bytes of it that pr_gguf_data_at() has brought */
 } planned;
 
 typedef struct later {   /* an array that is filled in afterwards */
@@ -53,6 +54,7 @@ struct pr_gguf_writer {
     size_t current;      /* tensor that the next byte of data belongs to */
     uint64_t filled;     /* bytes of it that are there */
     bool described;      /* the header is out */
+    bool placing;        /* data comes by place now, no longer in order */
     uint8_t *buffer;
     size_t n_buffer;
     pr_err err; /* the first thing that went wrong */
@@ -245,6 +247,8 @@ void pr_gguf_tensor(pr_gguf_writer *w, const char *name, pr_dtype dtype, uint32_
     }
     snprintf(p->name, sizeof p->name, "%s", name);
     p->bytes = t.bytes;
+    p->offset = w->data_bytes;
+    p->placed = 0;
     put_text(&w->descriptions, name);
     put_u32(&w->descriptions, n_dims);
     for (uint32_t i = 0; i < n_dims; i++) put_u64(&w->descriptions, dims[i]);
@@ -321,7 +325,7 @@ static pr_status put_data(pr_gguf_writer *w, const uint8_t *data, size_t len) {
     pr_status status = w->err.status;
     if (status == PR_OK && !w->described) status = put_header(w);
     while (len > 0 && status == PR_OK) {
-        if (w->current == w->n_tensors)
+        if (w->current == w->n_tensors || w->placing)
             return pr_fail(&w->err, PR_ERR_ARG, "%zu bytes of data after the last tensor", len);
         uint64_t bytes = w->tensors[w->current].bytes, left = bytes - w->filled;
         size_t n = len < left ? len : (size_t)left;
@@ -348,6 +352,47 @@ pr_status pr_gguf_data(pr_gguf_writer *w, const void *data, size_t len, pr_err *
     return put_data(w, data, len) == PR_OK ? PR_OK : report(w, err);
 }
 
+static uint64_t data_begins(const pr_gguf_writer *w) {
+    uint64_t bytes = sizeof(header) + w->meta.len + w->descriptions.len;
+    return bytes + padding(w, bytes);
+}
+
+static pr_status write_at(pr_gguf_writer *w, uint64_t at, const uint8_t *data, size_t len) {
+    while (len > 0) {
+        ssize_t n = pwrite(w->fd, data, len, (off_t)at);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return pr_fail_errno(&w->err, "cannot write %s", w->part);
+        data += n;
+        at += (uint64_t)n;
+        len -= (size_t)n;
+    }
+    return PR_OK;
+}
+
+/* From here on data comes by place: the file gets its whole length, what lies between tensors reads as zeros. */
+static pr_status begin_placing(pr_gguf_writer *w) {
+    pr_status status = w->err.status;
+    if (status == PR_OK && !w->described) status = put_header(w);
+    if (status == PR_OK && w->filled)
+        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' is half there", w->tensors[w->current].name);
+    if (status == PR_OK) status = flush(w);
+    if (status == PR_OK && ftruncate(w->fd, (off_t)(data_begins(w) + w->data_bytes)) != 0)
+        status = pr_fail_errno(&w->err, "cannot write %s", w->part);
+    w->placing = true;
+    return status;
+}
+
+pr_status pr_gguf_data_at(pr_gguf_writer *w, size_t tensor, uint64_t offset, const void *data, size_t len,
+                          pr_err *err) {
+    pr_status status = w->placing ? w->err.status : begin_placing(w);
+    planned *p = tensor >= w->current && tensor < w->n_tensors ? &w->tensors[tensor] : NULL;
+    if (status == PR_OK && (!p || offset > p->bytes || len > p->bytes - offset))
+        status = pr_fail(&w->err, PR_ERR_ARG, "%zu bytes have no place in tensor %zu", len, tensor);
+    if (status == PR_OK) status = write_at(w, data_begins(w) + p->offset + offset, data, len);
+    if (status == PR_OK) p->placed += len;
+    return status == PR_OK ? PR_OK : report(w, err);
+}
+
 static const later *find_later(const pr_gguf_writer *w, const char *key) {
     for (size_t i = 0; i < w->n_laters; i++) {
         const later *l = &w->laters[i];
@@ -360,13 +405,7 @@ static pr_status patch(pr_gguf_writer *w, const later *l, const uint8_t *data) {
     memcpy(w->meta.data + l->at, data, l->len);
     if (!w->described) return PR_OK;
     pr_status status = flush(w); /* the header may still be in the buffer */
-    for (size_t done = 0; done < l->len && status == PR_OK;) {
-        ssize_t n = pwrite(w->fd, data + done, l->len - done, (off_t)(sizeof(header) + l->at + done));
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) status = pr_fail_errno(&w->err, "cannot write %s", w->part);
-        else done += (size_t)n;
-    }
-    return status;
+    return status == PR_OK ? write_at(w, sizeof(header) + l->at, data, l->len) : status;
 }
 
 pr_status pr_gguf_patch(pr_gguf_writer *w, const char *key, const void *data, size_t len, pr_err *err) {
@@ -384,10 +423,12 @@ pr_status pr_gguf_patch(pr_gguf_writer *w, const char *key, const void *data, si
 static pr_status complete(pr_gguf_writer *w) {
     pr_status status = w->err.status;
     if (status == PR_OK && !w->described) status = put_header(w);
-    if (status == PR_OK && w->current < w->n_tensors) {
-        const planned *p = &w->tensors[w->current];
-        status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name,
-                         p->bytes - w->filled);
+    for (size_t i = w->current; i < w->n_tensors && status == PR_OK; i++) {
+        const planned *p = &w->tensors[i];
+        uint64_t there = w->placing ? p->placed : i == w->current ? w->filled : 0;
+        if (there < p->bytes)
+            status = pr_fail(&w->err, PR_ERR_ARG, "tensor '%s' lacks %" PRIu64 " bytes of data", p->name,
+                             p->bytes - there);
     }
     return status == PR_OK ? flush(w) : status;
 }

@@ -33,6 +33,9 @@ void pr_gguf_tensor(pr_gguf_writer *w, const char *name, pr_dtype dtype, uint32_
 
 /* Data of the tensors in the order they were described, in any pieces. */
 pr_status pr_gguf_data(pr_gguf_writer *w, const void *data, size_t len, pr_err *err);
+/* The same for tensors whose data is not ready in order, by number as described, any piece at its place and none twice:
+ * for all tensors that pr_gguf_data() has not come to; after the first call there is no going back to that. */
+pr_status pr_gguf_data_at(pr_gguf_writer *w, size_t tensor, uint64_t offset, const void *data, size_t len, pr_err *err);
 /* Replace all elements of an array described with pr_gguf_meta_later(); at any time before the end, any number of times. */
 pr_status pr_gguf_patch(pr_gguf_writer *w, const char *key, const void *data, size_t len, pr_err *err);
 /* Once all data is there: from here on the unfinished file can be opened and read, as pr_gguf_part_path(). */

@@ -150,7 +150,7 @@ static void check_pack(const pr_kernels *ref, const pr_kernels *k, pr_pack pack,
 
 void check_mm(const pr_kernels *ref, const pr_kernels *k) {
     for (int q8 = 0; q8 < 2; q8++) {
-        for (int pack = 0; pack < PR_PACK_COUNT; pack++) {
+        for (int pack = 0; pack < PR_PACK_PLANES; pack++) {
             if ((q8 ? ref->mm_q8 : ref->mm_f32)[pack] == NULL) {
                 continue;
             }
@@ -223,7 +223,7 @@ static void bench_pack(pr_pack pack, bool q8) {
 
 void bench_mm(void) {
     for (int q8 = 1; q8 >= 0; q8--) {
-        for (int pack = 0; pack < PR_PACK_COUNT; pack++) {
+        for (int pack = 0; pack < PR_PACK_PLANES; pack++) {
             if ((q8 ? pr_kernels_of(0)->mm_q8 : pr_kernels_of(0)->mm_f32)[pack] != NULL) {
                 bench_pack((pr_pack)pack, q8);
             }

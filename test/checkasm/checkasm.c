@@ -239,6 +239,7 @@ static int bench(const char *filter) {
         guard_free_all();
     }
     bench_mm();
+    bench_planes();
     bench_attend();
     bench_kv();
     bench_rows();
@@ -256,6 +257,7 @@ static int check(uint64_t seed) {
         }
         random_seed(seed);
         check_mm(ref, k);
+        check_planes(ref, k);
         check_rows(ref, k);
         check_kv(ref, k);
         check_attend(ref, k);

@@ -60,10 +60,12 @@ void bench_case(const char *name, bench_fn *run, void *ctx, uint32_t scalar_part
 
 /* ---- the groups, one a file ---- */
 void check_mm(const pr_kernels *ref, const pr_kernels *k);
+void check_planes(const pr_kernels *ref, const pr_kernels *k);
 void check_rows(const pr_kernels *ref, const pr_kernels *k);
 void check_kv(const pr_kernels *ref, const pr_kernels *k);
 void check_attend(const pr_kernels *ref, const pr_kernels *k);
 void bench_mm(void);
+void bench_planes(void);
 void bench_rows(void);
 void bench_kv(void);
 void bench_attend(void);

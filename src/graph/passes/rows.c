@@ -46,10 +46,11 @@ static pr_node_id sole_rows_reader(const pr_graph *g, pr_node_id id) {
     return g->output == id ? PR_NODE_NONE : reader;
 }
 
-/* The node that selects rows of `of`: an existing one, or a new one. */
-static pr_node_id rows_of(pr_graph *g, pr_node_id of) {
+/* The node that selects rows of `of` for a node of `layer`: an existing one, or a new one. */
+static pr_node_id rows_of(pr_graph *g, pr_node_id of, uint32_t layer) {
     for (uint32_t i = 0; i < g->n_nodes; i++)
         if (g->nodes[i].op == PR_OP_ROWS && g->nodes[i].in[0] == of) return (pr_node_id)i;
+    g->layer_now = layer;
     return pr_g_rows(g, of);
 }
 
@@ -61,7 +62,7 @@ pr_status pr__pass_rows(pr_graph *g, pr_err *err) {
         for (uint32_t j = 0; j < g->nodes[i].n_in; j++) {
             pr_node_id in = g->nodes[i].in[j];
             if (in == PR_NODE_NONE || g->nodes[in].rows != PR_ROWS_TOKENS) continue;
-            pr_node_id selected = rows_of(g, in);
+            pr_node_id selected = rows_of(g, in, g->nodes[i].attr.layer);
             if (selected == PR_NODE_NONE) return pr_fail_nomem(err, "graph", 0);
             g->nodes[i].in[j] = selected;
         }

@@ -88,7 +88,7 @@ static void test_matrix(void **state) {
     fill(x[0], (size_t)TOKENS * COLS, 2.0f);
     for (int t = 0; t < TOKENS; t++) k->quant(x[t], COLS, q[t]);
     for (int q8 = 0; q8 < 2; q8++) {
-        for (int pack = 0; pack < PR_PACK_COUNT; pack++) {
+        for (int pack = 0; pack < PR_PACK_PLANES; pack++) {
             pr_mm_fn *mm = (q8 ? k->mm_q8 : k->mm_f32)[pack];
             if (mm == NULL) {
                 assert_true(q8 && pack < PR_PACK_Q8);

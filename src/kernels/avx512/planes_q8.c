@@ -1,0 +1,189 @@
+/*
+ * Nested planes times 8-bit blocks, AVX-512 VNNI.
+ *
+ * Tables hold every value with 128 added, so that dpbusd takes weights of all
+ * levels as unsigned bytes, and sums start from x.bias as those of pack Q8 do.
+ * Up to 8 tokens decode in registers; more share a panel of decoded bytes with
+ * float scales, which is then multiplied as pack Q8 is.
+ */
+#include "kernels/avx512/avx512.h"
+#include "kernels/avx512/planes.h"
+
+enum { TOKENS_FEW = 8, TOKENS = 6, PANEL_BLOCK = 64 + 512 };
+
+PR_INLINE const pr_qblock *block_of(const uint8_t *x, size_t x_stride, int t) {
+    return (const pr_qblock *)(const void *)(x + (size_t)t * x_stride);
+}
+
+PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
+    const plane_tables tables = plane_tables_of(level, s->book, 0x80);
+    const pr__plane_run at = s->at[0], soon = s->soon[0];
+    __m512 acc[TOKENS_FEW];
+    for (int t = 0; t < tokens; t++) {
+        acc[t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(s->y + (size_t)t * s->y_stride);
+    }
+    const uint8_t *x = s->x;
+    for (size_t b = 0; b < s->n_blocks; b++, x += sizeof(pr_qblock)) {
+        __m512i isum[TOKENS_FEW];
+        plane_prefetch(level, &soon, b);
+        for (int t = 0; t < tokens; t++) {
+            isum[t] = _mm512_set1_epi32(block_of(x, s->x_stride, t)->bias);
+        }
+        for (size_t g = 0; g < 2; g++) {
+            __m512i w[4];
+            plane_bytes(level, &tables, &at, b, g, w);
+            for (int t = 0; t < tokens; t++) {
+                const int8_t *q = block_of(x, s->x_stride, t)->q + 16 * g;
+                for (int f = 0; f < 4; f++) {
+                    isum[t] = _mm512_dpbusd_epi32(isum[t], w[f], broadcast_4(q + 4 * f));
+                }
+            }
+        }
+        __m512 scales = plane_scales(&at, b);
+        for (int t = 0; t < tokens; t++) {
+            __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(block_of(x, s->x_stride, t)->d));
+            acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[t]), scale, acc[t]);
+        }
+    }
+    __m512 rows = _mm512_mul_ps(load_f16(s->rows[0]), _mm512_set1_ps(s->factor));
+    for (int t = 0; t < tokens; t++) {
+        _mm512_storeu_ps(s->y + (size_t)t * s->y_stride, s->last ? _mm512_mul_ps(acc[t], rows) : acc[t]);
+    }
+}
+
+PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tokens) {
+    switch (n_tokens) {
+    case 1: direct_of(level, 1, s); break;
+    case 2: direct_of(level, 2, s); break;
+    case 3: direct_of(level, 3, s); break;
+    case 4: direct_of(level, 4, s); break;
+    case 5: direct_of(level, 5, s); break;
+    case 6: direct_of(level, 6, s); break;
+    case 7: direct_of(level, 7, s); break;
+    case 8: direct_of(level, 8, s); break;
+    }
+}
+
+/* One tile each: the plan asks for no more. */
+static void direct_int2(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    (void)n_tiles;
+    direct(PR_PLANE_P2, s, n_tokens);
+}
+
+static void direct_int4(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    (void)n_tiles;
+    direct(PR_PLANE_P4, s, n_tokens);
+}
+
+static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    (void)n_tiles;
+    direct(PR_PLANE_P8, s, n_tokens);
+}
+
+/* ---- by panel: for each block float scales[16], then u8 [8][16][4] ---- */
+
+PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
+    const plane_tables tables = plane_tables_of(level, s->book, 0x80);
+    for (size_t b = 0; b < s->n_blocks; b++, panel += PANEL_BLOCK) {
+        plane_prefetch(level, &s->soon[i], b);
+        _mm512_store_ps(panel, plane_scales(&s->at[i], b));
+        for (size_t g = 0; g < 2; g++) {
+            __m512i w[4];
+            plane_bytes(level, &tables, &s->at[i], b, g, w);
+            for (size_t f = 0; f < 4; f++) {
+                _mm512_store_si512(panel + 64 + 64 * (4 * g + f), w[f]);
+            }
+        }
+    }
+}
+
+static void decode_int2(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P2, s, i, panel); }
+
+static void decode_int4(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P4, s, i, panel); }
+
+static void decode_int8(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P8, s, i, panel); }
+
+PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
+    __m512 acc[PR__PLANE_TILES][TOKENS];
+    for (int i = 0; i < tiles; i++) {
+        for (int t = 0; t < tokens; t++) {
+            const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
+            acc[i][t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
+        }
+    }
+    const uint8_t *w = s->w, *x = s->x;
+    for (uint32_t b = 0; b < s->n_units; b++, w += PANEL_BLOCK, x += sizeof(pr_qblock)) {
+        __m512i isum[PR__PLANE_TILES][TOKENS];
+        for (int t = 0; t < tokens; t++) {
+            for (int i = 0; i < tiles; i++) {
+                isum[i][t] = _mm512_set1_epi32(block_of(x, s->x_stride, t)->bias);
+            }
+        }
+        for (int g = 0; g < 8; g++) {
+            __m512i wg[PR__PLANE_TILES];
+            for (int i = 0; i < tiles; i++) {
+                wg[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * g);
+            }
+            for (int t = 0; t < tokens; t++) {
+                __m512i xg = broadcast_4(block_of(x, s->x_stride, t)->q + 4 * g);
+                for (int i = 0; i < tiles; i++) {
+                    isum[i][t] = _mm512_dpbusd_epi32(isum[i][t], wg[i], xg);
+                }
+            }
+        }
+        for (int i = 0; i < tiles; i++) {
+            __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
+            for (int t = 0; t < tokens; t++) {
+                __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(block_of(x, s->x_stride, t)->d));
+                acc[i][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[i][t]), scale, acc[i][t]);
+            }
+        }
+    }
+    for (int i = 0; i < tiles; i++) {
+        for (int t = 0; t < tokens; t++) {
+            _mm512_storeu_ps(s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS, acc[i][t]);
+        }
+    }
+}
+
+PR_INLINE void span_tiles(int tiles, const pr__mm_span *s, uint32_t n_tokens) {
+    switch (n_tokens) {
+    case 1: span_of(tiles, 1, s); break;
+    case 2: span_of(tiles, 2, s); break;
+    case 3: span_of(tiles, 3, s); break;
+    case 4: span_of(tiles, 4, s); break;
+    case 5: span_of(tiles, 5, s); break;
+    case 6: span_of(tiles, 6, s); break;
+    }
+}
+
+static void span(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    if (n_tiles == 2) {
+        span_tiles(2, s, n_tokens);
+    } else {
+        span_tiles(1, s, n_tokens);
+    }
+}
+
+static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *direct_fn,
+                 pr__plane_decode_fn *decode_fn) {
+    const pr__plane_plan plan = {
+        .level = level,
+        .q8 = true,
+        .tiles = 1,
+        .tokens = TOKENS_FEW,
+        .direct = direct_fn,
+        .panel_tiles = 2,
+        .panel_tokens = TOKENS,
+        .panel_block = PANEL_BLOCK,
+        .decode = decode_fn,
+        .span = span,
+    };
+    pr__planes_walk(args, &plan);
+}
+
+void pr__avx512_planes_int2_q8(const pr_plane_args *args) { walk(args, PR_PLANE_P2, direct_int2, decode_int2); }
+
+void pr__avx512_planes_int4_q8(const pr_plane_args *args) { walk(args, PR_PLANE_P4, direct_int4, decode_int4); }
+
+void pr__avx512_planes_int8_q8(const pr_plane_args *args) { walk(args, PR_PLANE_P8, direct_int8, decode_int8); }
