@@ -172,7 +172,8 @@ static pr_status open_model(bench *b) {
     if (b->context > CONTEXT_MAX) b->context = CONTEXT_MAX;
     for (uint32_t i = 0; i < b->context; i++) b->tokens[i] = (int32_t)(pr_sample_uniform(SEED, i) * b->info.n_vocab);
     status = pr_session_open(b->engine, &b->session, &b->err);
-    if (status == PR_OK) status = go_to(b, &b->to, &b->bytes_to, &e.target);
+    if (status == PR_OK && (status = go_to(b, &b->to, &b->bytes_to, &e.target)) != PR_OK)
+        pr_err_context(&b->err, "--switch");
     if (status == PR_OK && e.target == e.cursor)
         status = pr_fail(&b->err, PR_ERR_ARG, "--switch: %s is the same place of this model's list", b->job->moves);
     return status;

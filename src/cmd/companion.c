@@ -2,8 +2,8 @@
  * Companions.
  *
  * A companion belongs to its source by the source's size and time of change, which it has written down: a file of the
- * same name with other contents differs in one of them, and is packed again. One that was packed by another program, or
- * by hand before times were kept, counts while it is newer than its source.
+ * same name with other contents differs in one of them, and is packed again. One without a time counts while it is
+ * newer than its source.
  *
  * The log is the lock as well: the packing process holds it (flock) until it ends, however it ends, so there is no lock
  * file to be left behind. A log that is not held and ends in an error message is an attempt that failed: it is
@@ -31,29 +31,6 @@ static const uint64_t PACK_MAX_DEFAULT = UINT64_C(2000000000);
 
 /* ---- marks ---- */
 
-static bool changed_at(const char *path, int64_t *ns) {
-    struct stat st;
-    if (stat(path, &st) != 0) return false;
-    *ns = (int64_t)st.st_mtim.tv_sec * 1000000000 + st.st_mtim.tv_nsec;
-    return true;
-}
-
-bool pr__source_mark(const char *path, uint64_t *n_bytes, int64_t *changed_ns) {
-    static const char *const heads[] = {"model.safetensors.index.json", "model.safetensors", "config.json"};
-    pr_model_file *file = NULL;
-    if (pr_model_file_open(path, &file, NULL) != PR_OK) return false;
-    *n_bytes = pr_model_file_bytes(file);
-    pr_model_file_close(file);
-    if (!pr_path_is_dir(path)) return changed_at(path, changed_ns);
-    bool found = false;
-    for (size_t i = 0; i < sizeof heads / sizeof *heads && !found; i++) {
-        char *head = pr__path_join(path, heads[i]);
-        found = head && changed_at(head, changed_ns);
-        pr_free(head);
-    }
-    return found;
-}
-
 /* True when most bytes of the file's tensors have 16 bits a weight or more. */
 static bool is_wide(const pr_model_file *file) {
     uint64_t wide = 0, all = 0;
@@ -75,12 +52,12 @@ static bool has_number(const pr_model_file *file, const char *key, int64_t *out)
 
 static bool companion_fits(const pr_companion *c) {
     pr_model_file *file = NULL;
-    int64_t n_bytes = 0, changed = 0, own = 0;
-    if (!changed_at(c->path, &own) || pr_model_file_open(c->path, &file, NULL) != PR_OK) return false;
+    int64_t n_bytes = 0, changed = 0;
+    if (pr_model_file_open(c->path, &file, NULL) != PR_OK) return false;
     bool fits = pr_model_file_planes(file) && has_number(file, "precis.source.bytes", &n_bytes) &&
                 (uint64_t)n_bytes == c->n_bytes;
     if (has_number(file, "precis.source.changed", &changed)) fits = fits && changed == c->changed_ns;
-    else fits = fits && own > c->changed_ns;
+    else fits = fits && pr_model_file_changed_ns(file) > c->changed_ns;
     pr_model_file_close(file);
     return fits;
 }
@@ -110,7 +87,8 @@ bool pr__companion_look(const char *source, pr_companion *out) {
     if (ok) {
         out->elastic = pr_model_file_planes(file) != NULL;
         out->wide = is_wide(file);
-        ok = pr__source_mark(source, &out->n_bytes, &out->changed_ns);
+        out->n_bytes = pr_model_file_bytes(file);
+        out->changed_ns = pr_model_file_changed_ns(file);
     }
     pr_model_file_close(file);
     if (ok && !out->elastic) out->fits = companion_fits(out);

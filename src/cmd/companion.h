@@ -33,7 +33,4 @@ bool pr__companion_busy(const pr_companion *c);
  * before. What happens is said in one line on stderr. */
 void pr__companion_pack(const pr_companion *c);
 
-/* What a source is known by in its companion: bytes, and when it was last written in nanoseconds. False: not to be had. */
-bool pr__source_mark(const char *path, uint64_t *n_bytes, int64_t *changed_ns);
-
 #endif
