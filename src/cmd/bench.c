@@ -221,8 +221,7 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
     pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", pr__models_title(i),
                   pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
                   b->load.opts.exact ? ", exact" : "", i->n_threads);
-    pr_str_printf(s, "load     %.2f s; %s\n", b->load_seconds,
-                  pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
+    pr_str_printf(s, "load     %.2f s; %s\n", b->load_seconds, pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
     if (b->n_prompt) {
         pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u run%s), first token after %.3f s\n",
                       b->n_prompt, f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, plural,
@@ -336,8 +335,9 @@ pr_status pr__bench_context(pr_load *load, const char *path, uint32_t wanted, ui
     if (status != PR_OK) return status;
     pr_estimate_describe(estimate, &info);
     pr_estimate_close(estimate);
-    *context = load->opts.context_max ? load->opts.context_max
-               : wanted < info.context_train ? wanted : info.context_train;
+    *context = load->opts.context_max        ? load->opts.context_max
+               : wanted < info.context_train ? wanted
+                                             : info.context_train;
     load->opts.context_max = *context;
     return PR_OK;
 }
@@ -393,7 +393,8 @@ int pr__cmd_bench(int argc, const char **argv) {
         {"tokens", 'n', PR_FLAG_U32, "N", "tokens of decoding (128; 0: none)", &b.n_answer, NULL, NULL},
         {"repeats", 'r', PR_FLAG_U32, "N", "the median of so many runs (5)", &b.repeats, NULL, NULL},
         {"streams", 0, PR_FLAG_U32, "N", "answers decoded in one batch (1)", &b.streams, NULL, NULL},
-        {"switch", 0, PR_FLAG_TEXT, "FROM:TO", "instead: moves of an elastic model while it decodes", &b.moves, NULL, NULL},
+        {"switch", 0, PR_FLAG_TEXT, "FROM:TO", "instead: moves of an elastic model while it decodes", &b.moves, NULL,
+         NULL},
         {"speculate", 0, PR_FLAG_CALL, "auto|N", "instead: answers with drafts against answers without", &b.speculate,
          pr__parse_speculate, &b.speculate_given},
         {"text", 0, PR_FLAG_TEXT, "FILE", "the prompt of those", &b.text_name, NULL, NULL},

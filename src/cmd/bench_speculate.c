@@ -26,7 +26,7 @@ typedef struct bench {
     int32_t *answer; /* of the first run: every other must be the same */
     size_t n_answer;
     bool same;
-    double *with, *without, *ratio; /* [repeats] tokens a second; and with / without */
+    double *with, *without, *ratio;              /* [repeats] tokens a second; and with / without */
     uint64_t n_drafted, n_accepted, n_generated; /* of the counted runs with speculation */
     pr_err err;
 } bench;
@@ -90,14 +90,11 @@ static void compare(bench *b, const pr_session *session) {
 
 static pr_status generate(bench *b, int speculate, double *rate, pr_generate_stats *stats) {
     pr_session *session = NULL;
-    pr_generate_opts o = {.max_tokens = b->job->n_answer,
-                          .ignore_end = true,
-                          .speculate = speculate,
-                          .cancel = pr__interrupt()};
+    pr_generate_opts o = {
+        .max_tokens = b->job->n_answer, .ignore_end = true, .speculate = speculate, .cancel = pr__interrupt()};
     pr_status status = pr_session_open(b->engine, &session, &b->err);
     if (status == PR_OK) status = pr_session_generate(session, b->prompt, b->n_prompt, &o, stats, &b->err);
-    if (status == PR_OK && stats->finish == PR_FINISH_CANCELLED)
-        status = pr_fail(&b->err, PR_ERR_CANCELLED, "stopped");
+    if (status == PR_OK && stats->finish == PR_FINISH_CANCELLED) status = pr_fail(&b->err, PR_ERR_CANCELLED, "stopped");
     if (status == PR_OK) compare(b, session);
     *rate = (stats->n_generated - 1) / stats->decode_seconds;
     pr_session_close(session);
@@ -161,8 +158,8 @@ static void tell(bench *b, pr_str *s) {
                   pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
     pr_str_printf(s, "answer   %u tokens after %zu of %s, greedy, %u times each\n", b->job->n_answer, b->n_prompt,
                   b->job->text_name, n);
-    pr_str_printf(s, "speed    %.1f tokens/s with drafts (%s), %.1f without: %.2fx (%.2f to %.2f)\n", with, mode, without,
-                  ratio, b->ratio[0], b->ratio[n - 1]);
+    pr_str_printf(s, "speed    %.1f tokens/s with drafts (%s), %.1f without: %.2fx (%.2f to %.2f)\n", with, mode,
+                  without, ratio, b->ratio[0], b->ratio[n - 1]);
     pr_str_printf(s, "drafts   %llu for %llu tokens, %.0f%% accepted; the answers are %s\n",
                   (unsigned long long)b->n_drafted, (unsigned long long)b->n_generated, acceptance * 100,
                   b->same ? "the same" : "NOT THE SAME");

@@ -236,10 +236,11 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
     if (up) {
         pr_str_printf(s, "reached  after %.3f s (%.3f at most)\n", f->reached, f->reached_worst);
     } else {
-        pr_str_printf(s,
-                      "first    token at %s after %.1f ms (%.1f at most); rest of a step and one more: %.1f ms (%.2fx at "
-                      "worst)\n",
-                      b->to_name, f->first * 1e3, f->first_worst * 1e3, f->expected * 1e3, f->over_worst);
+        pr_str_printf(
+            s,
+            "first    token at %s after %.1f ms (%.1f at most); rest of a step and one more: %.1f ms (%.2fx at "
+            "worst)\n",
+            b->to_name, f->first * 1e3, f->first_worst * 1e3, f->expected * 1e3, f->over_worst);
     }
     pr_str_printf(s, "tokens   %.1f ms before; the longest while moving %.1f ms (%.2fx at worst)\n", f->step * 1e3,
                   f->longest * 1e3, f->longest_ratio);

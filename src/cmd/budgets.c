@@ -15,8 +15,8 @@ pr_status pr__budgets_parse(void *out, const char *value, pr_err *err) {
     pr_budgets *b = out;
     char item[64];
     *b = (pr_budgets){0};
-    if (pr_parse_u32(value, &b->n_steps)) {
-        if (b->n_steps >= 2 && b->n_steps <= PR_BUDGETS_MAX) return PR_OK;
+    if (pr_parse_u32(value, &b->n_steps) && b->n_steps <= PR_BUDGETS_MAX) {
+        if (b->n_steps >= 2) return PR_OK;
         return pr_fail(err, PR_ERR_ARG, "\"%.100s\": between 2 and %d steps", value, PR_BUDGETS_MAX);
     }
     b->n_steps = 0;

@@ -121,9 +121,8 @@ static void command(chat *c, const char *line) {
     static const struct {
         const char *name;
         void (*run)(chat *c, const char *rest);
-    } table[] = {
-        {"/help", do_help},   {"/reset", do_reset},   {"/system", do_system}, {"/level", do_level},
-        {"/stats", do_stats}, {"/budget", do_budget}, {"/exit", do_exit}};
+    } table[] = {{"/help", do_help},   {"/reset", do_reset},   {"/system", do_system}, {"/level", do_level},
+                 {"/stats", do_stats}, {"/budget", do_budget}, {"/exit", do_exit}};
     size_t len = strcspn(line, " \t");
     const char *rest = line + len + strspn(line + len, " \t");
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {

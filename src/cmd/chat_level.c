@@ -28,7 +28,8 @@ static bool read_place(const char *text, bool by_budget, pr_place *place) {
     pr_err err = {0};
     const char *what = by_budget ? "/budget" : "/level";
     *place = (pr_place){.by_budget = by_budget};
-    pr_status status = by_budget ? pr__parse_size(&place->budget, text, &err) : pr__parse_level(&place->level, text, &err);
+    pr_status status = by_budget ? pr__parse_size(&place->budget, text, &err)
+                                 : pr__parse_level(&place->level, text, &err);
     if (!text[0]) printf("(%s needs %s)\n", what, by_budget ? "a size: /budget 90M" : "a level: /level int4");
     else if (status != PR_OK) printf("(%s: %s)\n", what, err.text);
     return status == PR_OK;

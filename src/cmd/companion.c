@@ -158,7 +158,8 @@ static void start(const pr_companion *c, int fd) {
         say(c, "not packed: %s", err.text[0] ? err.text : strerror(errno));
         return;
     }
-    say(c, "being packed in the background, for levels and moving between them (--no-pack: not); %s tells", c->log_path);
+    say(c, "being packed in the background, for levels and moving between them (--no-pack: not); %s tells",
+        c->log_path);
 }
 
 void pr__companion_pack(const pr_companion *c) {

@@ -153,7 +153,8 @@ static pr_status read_tokens(pr_eval *e) {
     size_t len = 0;
     pr_status status = pr_file_slurp(e->text_name, TEXT_BYTES_MAX, &text, &len, &e->err);
     if (status == PR_OK)
-        status = pr_engine_tokenize(e->under_test.engine, "", 0, PR_TOKENIZE_BOS, e->bos, PR_EVAL_BOS_MAX, &e->n_bos, &e->err);
+        status = pr_engine_tokenize(e->under_test.engine, "", 0, PR_TOKENIZE_BOS, e->bos, PR_EVAL_BOS_MAX, &e->n_bos,
+                                    &e->err);
     if (status == PR_OK && !(e->ids = pr_calloc(PR_TAG_MISC, len + 16, sizeof *e->ids)))
         status = pr_fail_nomem(&e->err, "the tokens", len);
     if (status == PR_OK)
@@ -200,7 +201,7 @@ static void print_json(pr_eval *e, uint64_t n_chunks, pr_str *s) {
     pr__elastic_engine_json(s, e->under_test.engine);
     if (e->reference.engine) {
         pr_figures r = pr__tally_figures(&e->reference.tally);
-            pr__json_text(s, "reference", e->reference.info.path);
+        pr__json_text(s, "reference", e->reference.info.path);
         pr__json_f64(s, "reference_perplexity", r.perplexity);
         pr__json_f64(s, "kl_mean", f.kl_mean);
         pr__json_f64(s, "kl_99", f.kl_99);
@@ -229,7 +230,9 @@ static pr_status check(pr_eval *e) {
     if (e->svg_name && !e->levels) return pr_fail(&e->err, PR_ERR_ARG, "--svg draws what --levels measures");
     if (!e->levels || !pr__load_wants_elastic(&e->load)) return PR_OK;
     return pr_fail(&e->err, PR_ERR_ARG, "--levels and --budgets go through all of them: no --%s",
-                   e->load.opts.level_given ? "level" : e->load.memory ? "memory" : "weights-budget");
+                   e->load.opts.level_given ? "level"
+                   : e->load.memory         ? "memory"
+                                            : "weights-budget");
 }
 
 static pr_status evaluate(pr_eval *e, const char *name, pr_str *out) {

@@ -40,10 +40,10 @@ typedef struct walk {
     pr_eval *e;
     point points[POINTS_MAX];
     uint32_t n_points;
-    size_t rows_max; /* of a group */
-    int fd;          /* the reference's logits */
+    size_t rows_max;  /* of a group */
+    int fd;           /* the reference's logits */
     pr_row_sum *kept; /* [rows_max] */
-    float *row;      /* [n_vocab] */
+    float *row;       /* [n_vocab] */
     uint64_t n_chunks;
 } walk;
 

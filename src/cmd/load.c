@@ -102,11 +102,12 @@ static pr_status fit_memory(pr_load *load, const pr_engine_info *info, const pr_
         if (load->memory < info->peak_bytes) load->opts.weights_budget = load->memory - others;
         return PR_OK;
     }
-    return pr_fail(err, PR_ERR_LIMIT,
-                   "--memory: %s is too little: this model takes %s%s here, %s of them for a context of %u (--context)%s",
-                   pr_format_bytes(want, sizeof want, load->memory), pr_format_bytes(need, sizeof need, least),
-                   fixed ? "" : " at least", pr_format_bytes(kv, sizeof kv, info->kv_bytes_max), info->context_max,
-                   elastic->elastic ? "" : "; `precis pack` makes a model that can take less");
+    return pr_fail(
+        err, PR_ERR_LIMIT,
+        "--memory: %s is too little: this model takes %s%s here, %s of them for a context of %u (--context)%s",
+        pr_format_bytes(want, sizeof want, load->memory), pr_format_bytes(need, sizeof need, least),
+        fixed ? "" : " at least", pr_format_bytes(kv, sizeof kv, info->kv_bytes_max), info->context_max,
+        elastic->elastic ? "" : "; `precis pack` makes a model that can take less");
 }
 
 pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {

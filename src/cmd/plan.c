@@ -54,8 +54,8 @@ static void print_row(plan *p, const row *r, size_t budget, bool first) {
     pr_str *s = &p->out;
     if (!p->json) {
         if (first)
-            pr_str_printf(s, "%-8s  %-10s  %9s  %8s  %8s  %6s  %8s\n", "", "LEVEL", "INCREMENT", "WEIGHTS", "BITS", "KL",
-                          "PEAK");
+            pr_str_printf(s, "%-8s  %-10s  %9s  %8s  %8s  %6s  %8s\n", "", "LEVEL", "INCREMENT", "WEIGHTS", "BITS",
+                          "KL", "PEAK");
         pr_str_printf(s, "%-8s  %-10s  %9u  %8s  %8.2f  %6.4f  %8s  %s\n", r->name, pr__level_text(e), e->cursor,
                       pr_format_bytes(a, sizeof a, e->bytes), e->bits_per_weight, e->kl,
                       pr_format_bytes(b, sizeof b, r->info.peak_bytes), fits ? "fits" : "does not fit");
@@ -85,8 +85,7 @@ static pr_status rows(plan *p, const row *top) {
         if (status == PR_OK) print_row(p, &r, 0, l == 0);
     }
     opts.level_given = false;
-    if (status == PR_OK)
-        status = pr__budgets_fit(&p->budgets, top->elastic.bytes_min, top->elastic.bytes_max, &p->err);
+    if (status == PR_OK) status = pr__budgets_fit(&p->budgets, top->elastic.bytes_min, top->elastic.bytes_max, &p->err);
     for (uint32_t i = 0; i < p->budgets.n && status == PR_OK; i++) {
         opts.weights_budget = p->budgets.bytes[i];
         status = estimate(p, &opts, &r);

@@ -16,9 +16,9 @@ enum { WIDTH = 800, HEIGHT = 500, LEFT = 90, RIGHT = 40, TOP = 50, BOTTOM = 65, 
 
 typedef struct frame {
     pr_str *s;
-    double x0, x1;  /* bytes at the left and right edge */
-    double y0, y1;  /* log10 at the bottom and top edge */
-    double x_tick;  /* bytes between ticks */
+    double x0, x1; /* bytes at the left and right edge */
+    double y0, y1; /* log10 at the bottom and top edge */
+    double x_tick; /* bytes between ticks */
 } frame;
 
 static double x_at(const frame *f, double x) { return LEFT + (x - f->x0) / (f->x1 - f->x0) * (WIDTH - LEFT - RIGHT); }
@@ -71,9 +71,9 @@ static void letters(const frame *f, double x, double y, int size, const char *mo
 }
 
 static void line(const frame *f, double x0, double y0, double x1, double y1, double opacity) {
-    pr_str_printf(f->s,
-                  "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"" GREY "\" stroke-opacity=\"%.2f\"/>\n",
-                  x0, y0, x1, y1, opacity);
+    pr_str_printf(
+        f->s, "<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"" GREY "\" stroke-opacity=\"%.2f\"/>\n",
+        x0, y0, x1, y1, opacity);
 }
 
 static void x_axis(const frame *f) {
@@ -107,20 +107,26 @@ static void y_axis(const frame *f, const char *label) {
     pr_str_puts(f->s, "</text>\n");
 }
 
+static void draw_named(const frame *f, const pr_plot_point *p) {
+    double x = x_at(f, p->x), y = y_at(f, p->y);
+    bool right = x > WIDTH - RIGHT - 90;
+    char text[40];
+    snprintf(text, sizeof text, "%s%s", p->label, p->y > 0 ? "" : ": 0");
+    pr_str_printf(f->s, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"6\" fill=\"#e0692b\"/>\n", x, y);
+    letters(f, right ? x - 11 : x + 11, y - 8, 14,
+            right ? "font-weight=\"bold\" text-anchor=\"end\"" : "font-weight=\"bold\"", text);
+}
+
 static void draw_points(const frame *f, const pr_plot_point *points, size_t n) {
     pr_str_puts(f->s, "<polyline fill=\"none\" stroke=\"#3b8fc4\" stroke-width=\"2\" points=\"");
     for (size_t i = 0; i < n; i++)
         pr_str_printf(f->s, "%s%.1f,%.1f", i ? " " : "", x_at(f, points[i].x), y_at(f, points[i].y));
     pr_str_puts(f->s, "\"/>\n");
-    for (size_t i = 0; i < n; i++) {
-        double x = x_at(f, points[i].x), y = y_at(f, points[i].y);
-        bool named = points[i].label != NULL, right = x > WIDTH - RIGHT - 90;
-        pr_str_printf(f->s, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"%s\" fill=\"%s\"/>\n", x, y, named ? "6" : "2.5",
-                      named ? "#e0692b" : "#3b8fc4");
-        if (named)
-            letters(f, right ? x - 11 : x + 11, y - 8, 14,
-                    right ? "font-weight=\"bold\" text-anchor=\"end\"" : "font-weight=\"bold\"", points[i].label);
-    }
+    for (size_t i = 0; i < n; i++)
+        pr_str_printf(f->s, "<circle cx=\"%.1f\" cy=\"%.1f\" r=\"2.5\" fill=\"#3b8fc4\"/>\n", x_at(f, points[i].x),
+                      y_at(f, points[i].y));
+    for (size_t i = 0; i < n; i++)
+        if (points[i].label) draw_named(f, &points[i]);
 }
 
 void pr__plot_svg(pr_str *s, const char *title, const char *y_label, const pr_plot_point *points, size_t n) {

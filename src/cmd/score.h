@@ -37,7 +37,7 @@ pr_row_sum pr__row_sum(const float *row, size_t n);
 void pr__tally_compare(pr_tally *t, const float *p, pr_row_sum p_sum, const float *q, pr_row_sum q_sum, size_t n);
 
 typedef struct pr_figures {
-    double nll, perplexity, error;     /* error: one standard error of the perplexity */
+    double nll, perplexity, error;    /* error: one standard error of the perplexity */
     double kl_mean, kl_99, agreement; /* 0 when nothing was compared; kl_99: what 99 of 100 positions do not exceed */
 } pr_figures;
 /* Sorts the divergences. */
