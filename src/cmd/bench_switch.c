@@ -96,7 +96,8 @@ static pr_status go_to(bench *b, const pr_place *place, size_t *bytes, uint32_t 
 static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t old_cursor) {
     results *r = &b->r;
     pr_status status = PR_OK;
-    double seconds, reached_at = 0, rest = 0, looked = 0;
+    double seconds, reached_at = 0, rest = 0;
+    bool looked = false;
     r->longest[i] = 0;
     while (status == PR_OK && !looked) {
         pr_elastic_info e;
@@ -106,7 +107,7 @@ static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t o
         if (end - seconds < asked) rest = end - asked;
         pr_engine_elastic(b->engine, &e);
         bool there = e.cursor == e.target && e.cursor != old_cursor;
-        if (there && !reached_at) {
+        if (there && reached_at == 0) {
             reached_at = end;
             r->first[i] = end - asked;
             r->expected[i] = rest + r->step[i];
@@ -115,11 +116,12 @@ static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t o
         }
         if (!there && e.raise_err.status != PR_OK) return pr_fail(&b->err, e.raise_err.status, "%s", e.raise_err.text);
         if (end - asked > MOVE_SECONDS) return pr_fail(&b->err, PR_ERR_LIMIT, "--switch: the move takes too long");
-        if ((!reached_at || end - seconds < reached_at) && seconds > r->longest[i]) r->longest[i] = seconds;
-        if (reached_at && end >= (r->reached[i] < LOOK_SECONDS ? asked : reached_at) + LOOK_SECONDS) {
+        if ((reached_at == 0 || end - seconds < reached_at) && seconds > r->longest[i]) r->longest[i] = seconds;
+        if (reached_at > 0 && end >= (r->reached[i] < LOOK_SECONDS ? asked : reached_at) + LOOK_SECONDS) {
             pr_engine_elastic(b->engine, &e);
             b->bytes_to = e.bytes;
-            r->rss_after[i] = looked = (double)pr_rss_bytes();
+            r->rss_after[i] = (double)pr_rss_bytes();
+            looked = true;
         }
     }
     return status;
