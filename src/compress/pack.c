@@ -116,24 +116,27 @@ static pr_status open_source(packer *p, const char *source, const char *out, pr_
 /* ---- describing ------------------------------------------------------------- */
 
 static void describe_origin(packer *p) {
-    pr_str types = {0}, bytes = {0};
+    pr_str types = {0}, bytes = {0}, changed = {0};
     uint32_t counts[PR_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < pr_model_file_n_tensors(p->file); i++) counts[pr_model_file_tensor(p->file, i)->dtype]++;
     for (int t = 0; t < PR_DTYPE_COUNT; t++)
         if (counts[t])
             pr_str_printf(&types, "%s%s %u", types.len ? ", " : "", pr_dtype_get((pr_dtype)t)->name, counts[t]);
     pr_str_printf(&bytes, "%llu", (unsigned long long)pr_model_file_bytes(p->file));
+    pr_str_printf(&changed, "%lld", (long long)pr_model_file_changed_ns(p->file));
     const char *path = pr_model_file_path(p->file), *slash = strrchr(path, '/');
     const char *text = p->o.fast ? "none" : p->o.text_name ? p->o.text_name : "built-in";
     pr_gguf_meta_str(p->w, "precis.source", slash ? slash + 1 : path);
-    if (pr_str_ok(&types) && pr_str_ok(&bytes)) {
+    if (pr_str_ok(&types) && pr_str_ok(&bytes) && pr_str_ok(&changed)) {
         pr_gguf_meta_str(p->w, "precis.source.bytes", bytes.data);
+        pr_gguf_meta_str(p->w, "precis.source.changed", changed.data);
         pr_gguf_meta_str(p->w, "precis.source.types", types.data);
     }
     pr_gguf_meta_str(p->w, "precis.calibration", text);
     pr_gguf_meta_str(p->w, "precis.kl.kind", p->o.fast ? "table" : "measured");
     pr_str_free(&types);
     pr_str_free(&bytes);
+    pr_str_free(&changed);
 }
 
 static pr_status describe(packer *p, const char *out, pr_err *err) {
