@@ -10,9 +10,9 @@ Measured are prefill of 512 tokens into an empty context and decode of 128 token
 in bench/compare.py; disturbed measurements are repeated there and here.
 
 GB/s is decode times the weights that one token reads: of precis as it reports them, of a peer the tensors in its file less
-the table of embeddings, of which a token reads one row. Its share is of the read bandwidth that `precis bench` measures beside each
-of its runs (the median). Levels and types are paired by kind, not by bytes (Q2_K is over 3 bits a weight): both GB/s and
-tokens a second are there to judge by. What a level is worth in quality is bench/quality.py's subject.
+the table of embeddings, of which a token reads one row. Its share is of the read bandwidth that `precis bench` measures
+beside each of its runs (the median). Levels and types are paired by kind, not by bytes (Q2_K is over 3 bits a weight): both
+GB/s and tokens a second are there to judge by. What a level is worth in quality is bench/quality.py's subject.
 
 Files stand in --work/levels, a peer's only while its pair is measured (--keep keeps them): 5 GB at most for 1.1b, 31 GB for
 7b. Where two files do not fit the memory together (F16 at 7b on 24 GB) each side is measured in one block instead of in
@@ -196,12 +196,14 @@ def main():
         got = shape_rows(args, shape)
         rows, bandwidth, others = rows + got[0], bandwidth + got[1], others + got[2]
     about = {name: Peer(args, name, args.pythons[name], False).about() for name in args.peers}
-    print(f"{datetime.date.today()}, {machine()}. {args.threads} threads, {args.rounds} rounds; tok/s, median (lowest-highest). "
-          f"Read bandwidth {statistics.median(bandwidth) / 1e9:.1f} GB/s ({min(bandwidth) / 1e9:.1f}-{max(bandwidth) / 1e9:.1f}). "
+    print(f"{datetime.date.today()}, {machine()}. {args.threads} threads, {args.rounds} rounds; tok/s, median "
+          f"(lowest-highest). Read bandwidth {statistics.median(bandwidth) / 1e9:.1f} GB/s ({min(bandwidth) / 1e9:.1f}-{max(bandwidth) / 1e9:.1f}). "
           f"Other processes used at most {max(others):.2f} processors during a measurement.\n")
     print(f"precis: {Precis(args).version()}  ")
-    print("  \n".join(f"{name}: {PEERS[name][0]} {x['version']}, {x['system_info'].strip(' |')}" for name, x in about.items()) + "\n")
-    print(table(["level", "program", "GB a token", "decode", "GB/s", "of read", "precis / it", "prefill", "precis / it"], rows))
+    for name, x in about.items():
+        print(f"{name}: {PEERS[name][0]} {x['version']}, {x['system_info'].strip(' |')}  ")
+    print("\n" + table(["level", "program", "GB a token", "decode", "GB/s", "of read", "precis / it", "prefill",
+                        "precis / it"], rows))
 
 
 if __name__ == "__main__":

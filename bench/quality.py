@@ -42,6 +42,7 @@ TYPES = ["Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M", "Q4_0", "IQ4_NL", "Q3_K_M", "Q2_K"]
 PLAIN_ONLY = {"F32", "F16", "Q8_0"}  # the peer ignores an importance matrix here
 WINDOW = 512
 PEER = "llama.cpp"
+QUIET = dict(os.environ, OMP_WAIT_POLICY="passive")  # nothing is timed, so the peer's threads need not spin
 
 
 # ---- precis ----------------------------------------------------------------------------------------------------------
@@ -94,11 +95,11 @@ def peer_files(args):
     """The peer's files of the source, made where they are missing: [(name, path)]."""
     out = [("source", args.source)]
     matrix = os.path.join(args.folder, "imatrix.npz")
-    if args.calibration and not os.path.exists(matrix):
+    if args.calibration and not PLAIN_ONLY.issuperset(args.types) and not os.path.exists(matrix):
         say(f"importance matrix of {args.calibration_tokens} tokens of {args.calibration}")
         chunks = os.path.join(args.folder, "calibration.chunks")
         write_chunks(args, args.calibration, args.calibration_tokens, chunks)
-        subprocess.run(peer_command(args, "imatrix", args.source, chunks, matrix), check=True)
+        subprocess.run(peer_command(args, "imatrix", args.source, chunks, matrix), check=True, env=QUIET)
     for kind in ["F32"] + args.types:
         for suffix, more in (("", []), ("+i", ["--imatrix", matrix])):
             if suffix and (not args.calibration or kind in PLAIN_ONLY):
@@ -107,7 +108,7 @@ def peer_files(args):
             if not os.path.exists(path):
                 say(f"making {kind}{suffix}")
                 done = subprocess.run(peer_command(args, "make", args.source, kind, path + ".part", *more),
-                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                                      env=QUIET, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                 if done.returncode != 0:
                     say(f"  left out: {done.stderr.strip()[-300:]}")
                     continue
@@ -126,7 +127,7 @@ def peer_rows(args, text, scored):
         write_chunks(args, text, args.tokens, chunks)
         say(f"{label}: {len(files)} files of the peer")
         done = subprocess.run(peer_command(args, "measure", args.source, chunks, "--logits", args.logits,
-                                           *(p for _, p in files)), stdout=subprocess.PIPE, text=True, check=True)
+                                           *(p for _, p in files)), env=QUIET, stdout=subprocess.PIPE, text=True, check=True)
         got = json.loads(done.stdout)
         for (name, _), one in zip(files, got["files"]):
             one["name"] = name
@@ -164,6 +165,15 @@ def row(one):
     return cells, number(one["weights_kl"]) if "weights_kl" in one else ""
 
 
+def merged(rows):
+    """Files that are the same weights under several names (types fell back to others) as one row."""
+    out = {}
+    for one in rows:
+        same = out.setdefault((one["bytes"], one["kl_mean"], one["kl_99"]), dict(one, name=""))
+        same["name"] += (", " if same["name"] else "") + one["name"]
+    return out.values()
+
+
 def report(args, text):
     chunks = os.path.join(args.folder, "check.chunks")
     scored = write_chunks(args, text, args.tokens, chunks)
@@ -178,7 +188,7 @@ def report(args, text):
           f"source: perplexity {perplexity:.3f}\n")
     head = ["bytes", "what", "KL, nats", "99%", "top-1", "perplexity"] + (["KL, 32-bit activations"] if args.weights else [])
     lines = [cells + ([weights] if args.weights else []) for cells, weights in
-             (row(one) for one in sorted(rows, key=lambda one: (one["bytes"], one["name"])))]
+             (row(one) for one in sorted(merged(rows), key=lambda one: (one["bytes"], one["name"])))]
     print(table(head, lines) + "\n", flush=True)
 
 

@@ -141,8 +141,8 @@ class Measured:
         kl = np.sort(np.concatenate(self.kl))
         n = len(kl)
         return {"path": self.path, "bytes": os.path.getsize(self.path), "scored": n, "kl_mean": float(kl.mean()),
-                "kl_99": float(kl[(n * 99 + 99) // 100 - 1]), "top1_agreement": self.same / n,
-                "perplexity": float(np.exp(self.nll / n))}
+                "kl_error": float(kl.std() / np.sqrt(n)), "kl_99": float(kl[(n * 99 + 99) // 100 - 1]),
+                "top1_agreement": self.same / n, "perplexity": float(np.exp(self.nll / n))}
 
 
 class Rows:
