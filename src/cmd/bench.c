@@ -8,6 +8,9 @@
  * the two, and the median is told: on a shared machine the mean is a measure of
  * the neighbours.
  *
+ * Moving (--switch) and speculation (--speculate) are measurements of their own,
+ * in files of their own.
+ *
  * The read bandwidth is measured with the same number of threads, in a process
  * of its own that is gone before the model is loaded.
  */
@@ -18,8 +21,9 @@
 
 #include "base/os.h"
 #include "cmd/bandwidth.h"
+#include "cmd/bench.h"
 #include "cmd/commands.h"
-#include "cmd/load.h"
+#include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/progress.h"
 #include "cmd/term.h"
@@ -33,7 +37,9 @@ typedef struct bench {
     pr_load load;
     const char *shape, *type, *write_type;
     uint32_t n_prompt, n_answer, repeats, streams;
-    bool prompt_given, json;
+    bool prompt_given, speculate_given, json;
+    const char *moves, *text_name;
+    int speculate;
     char *path;      /* of the model */
     char *temporary; /* synthetic model to be deleted, or NULL */
     pr_engine *engine;
@@ -87,6 +93,8 @@ static pr_status size_up(bench *b) {
     if (prompt_pages > pages) pages = prompt_pages;
     o->kv_bytes_max = pages * 32 * b->info.kv_bytes_per_token;
     pr_estimate_close(estimate);
+    status = pr__load_fit(&b->load, b->path, &b->err);
+    if (status != PR_OK) return status;
     if (b->n_prompt > o->context_max || answer > o->context_max) {
         return pr_fail(&b->err, PR_ERR_ARG, "--context: %u is less than the %u tokens to be measured", o->context_max,
                        b->n_prompt > answer ? b->n_prompt : answer);
@@ -175,8 +183,7 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-/* Sorts its argument. */
-static double median(double *x, uint32_t n) {
+double pr__median(double *x, uint32_t n) {
     qsort(x, n, sizeof *x, by_value);
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
@@ -190,13 +197,13 @@ typedef struct figures {
 static figures sum_up(bench *b) {
     figures f = {0};
     if (b->n_prompt) {
-        f.prefill_rate = b->n_prompt / median(b->prefill, b->repeats);
+        f.prefill_rate = b->n_prompt / pr__median(b->prefill, b->repeats);
         f.prefill_best = b->n_prompt / b->prefill[0];
         f.prefill_worst = b->n_prompt / b->prefill[b->repeats - 1];
-        f.first_seconds = median(b->first, b->repeats);
+        f.first_seconds = pr__median(b->first, b->repeats);
     }
     if (b->n_answer) {
-        double n = (double)b->n_answer * b->streams, seconds = median(b->decode, b->repeats);
+        double n = (double)b->n_answer * b->streams, seconds = pr__median(b->decode, b->repeats);
         f.decode_rate = n / seconds;
         f.decode_best = n / b->decode[0];
         f.decode_worst = n / b->decode[b->repeats - 1];
@@ -207,14 +214,14 @@ static figures sum_up(bench *b) {
 }
 
 static void print_text(const bench *b, const figures *f, pr_str *s) {
-    char a[32], c[32];
+    char a[32], c[32], brief[160];
     const pr_engine_info *i = &b->info;
     const char *plural = b->repeats == 1 ? "" : "s";
     double off = ((double)b->peak_bytes / (double)i->peak_bytes - 1) * 100;
     pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", pr__models_title(i),
                   pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
                   b->load.opts.exact ? ", exact" : "", i->n_threads);
-    pr_str_printf(s, "load     %.2f s\n", b->load_seconds);
+    pr_str_printf(s, "load     %.2f s; %s\n", b->load_seconds, pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
     if (b->n_prompt) {
         pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u run%s), first token after %.3f s\n",
                       b->n_prompt, f->prefill_rate, f->prefill_worst, f->prefill_best, b->repeats, plural,
@@ -241,6 +248,7 @@ static void print_json(const bench *b, const figures *f, pr_str *s) {
     pr__json_bool(s, "exact", b->load.opts.exact);
     pr__json_u64(s, "threads", (uint64_t)i->n_threads);
     pr__json_u64(s, "repeats", b->repeats);
+    pr__elastic_engine_json(s, b->engine);
     pr__json_f64(s, "load_seconds", b->load_seconds);
     pr__json_u64(s, "prefill_tokens", b->n_prompt);
     pr__json_f64(s, "prefill_tokens_per_second", f->prefill_rate);
@@ -282,6 +290,16 @@ static pr_status check(const bench *b, const pr_args *args, pr_err *err) {
         return pr_fail(err, PR_ERR_ARG, "--streams: between 1 and %d", STREAMS_MAX);
     if (b->n_prompt >= UINT32_MAX / 2 || b->n_answer >= UINT32_MAX / 2)
         return pr_fail(err, PR_ERR_ARG, "-p and -n: too many tokens");
+    if (b->moves && b->speculate_given)
+        return pr_fail(err, PR_ERR_ARG, "--switch and --speculate are measured one at a time");
+    if (b->speculate_given && (!b->speculate || !b->text_name))
+        return pr_fail(err, PR_ERR_ARG, "--speculate wants auto or a number, and --text FILE to begin with");
+    if (b->text_name && !b->speculate_given) return pr_fail(err, PR_ERR_ARG, "--text is for --speculate");
+    if (b->moves && pr__load_wants_elastic(&b->load))
+        return pr_fail(err, PR_ERR_ARG, "--switch says where to begin: no --level, --weights-budget or --memory");
+    if ((b->moves || b->speculate_given) && b->shape)
+        return pr_fail(err, PR_ERR_ARG, "--%s wants an elastic MODEL: pack a synthetic one (--write-gguf) first",
+                       b->moves ? "switch" : "speculate");
     if (b->write_type && (!b->shape || args->n != 1)) {
         return pr_fail(err, PR_ERR_ARG,
                        "--write-gguf wants a shape and a file: precis bench --synthetic 135m --write-gguf q8_0 FILE");
@@ -310,6 +328,37 @@ static pr_status bench_model(bench *b, const pr_args *args) {
     return status;
 }
 
+pr_status pr__bench_context(pr_load *load, const char *path, uint32_t wanted, uint32_t *context, pr_err *err) {
+    pr_estimate *estimate = NULL;
+    pr_engine_info info;
+    pr_status status = pr_engine_estimate(path, &load->opts, &estimate, err);
+    if (status != PR_OK) return status;
+    pr_estimate_describe(estimate, &info);
+    pr_estimate_close(estimate);
+    *context = load->opts.context_max        ? load->opts.context_max
+               : wanted < info.context_train ? wanted
+                                             : info.context_train;
+    load->opts.context_max = *context;
+    return PR_OK;
+}
+
+/* --switch or --speculate. */
+static pr_status bench_elastic(bench *b, const char *model, pr_str *out) {
+    pr_bench_job job = {.n_prompt = b->n_prompt,
+                        .n_answer = b->n_answer,
+                        .repeats = b->repeats,
+                        .json = b->json,
+                        .moves = b->moves,
+                        .speculate = b->speculate,
+                        .text_name = b->text_name};
+    pr_status status = pr__load_check(&b->load, &b->err);
+    if (status == PR_OK) status = pr__models_resolve(model, &b->path, &b->err);
+    job.load = b->load;
+    job.path = b->path;
+    if (status != PR_OK) return status;
+    return b->moves ? pr__bench_switch(&job, out, &b->err) : pr__bench_speculate(&job, out, &b->err);
+}
+
 static int run(bench *b, const pr_args *args) {
     pr_str out = {0};
     int code;
@@ -319,8 +368,11 @@ static int run(bench *b, const pr_args *args) {
         if (status == PR_OK) printf("%s\n", args->arg[0]);
         return status == PR_OK ? PR_EXIT_OK : pr__cmd_fail(&b->err);
     }
-    if (status == PR_OK) status = bench_model(b, args);
-    if (status == PR_OK) {
+    bool elastic = b->moves || b->speculate_given;
+    if (status == PR_OK) status = elastic ? bench_elastic(b, args->arg[0], &out) : bench_model(b, args);
+    if (status == PR_OK && elastic) {
+        code = pr__cmd_print(&out);
+    } else if (status == PR_OK) {
         figures f = sum_up(b);
         if (b->json) print_json(b, &f, &out);
         else print_text(b, &f, &out);
@@ -341,6 +393,11 @@ int pr__cmd_bench(int argc, const char **argv) {
         {"tokens", 'n', PR_FLAG_U32, "N", "tokens of decoding (128; 0: none)", &b.n_answer, NULL, NULL},
         {"repeats", 'r', PR_FLAG_U32, "N", "the median of so many runs (5)", &b.repeats, NULL, NULL},
         {"streams", 0, PR_FLAG_U32, "N", "answers decoded in one batch (1)", &b.streams, NULL, NULL},
+        {"switch", 0, PR_FLAG_TEXT, "FROM:TO", "instead: moves of an elastic model while it decodes", &b.moves, NULL,
+         NULL},
+        {"speculate", 0, PR_FLAG_CALL, "auto|N", "instead: answers with drafts against answers without", &b.speculate,
+         pr__parse_speculate, &b.speculate_given},
+        {"text", 0, PR_FLAG_TEXT, "FILE", "the prompt of those", &b.text_name, NULL, NULL},
         {"synthetic", 0, PR_FLAG_TEXT, "SHAPE", "random weights of shape 135m, 1.1b or 7b", &b.shape, NULL, NULL},
         {"type", 0, PR_FLAG_TEXT, "TYPE", "of those: f32, f16, bf16, q8_0, q4_0, q4_1 (q8_0)", &b.type, NULL, NULL},
         {"write-gguf", 0, PR_FLAG_TEXT, "TYPE", "only write the synthetic model, to FILE", &b.write_type, NULL, NULL},

@@ -10,13 +10,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "cmd/chat_level.h"
 #include "cmd/editor.h"
+#include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/term.h"
 
 typedef struct chat {
     pr_talk talk;
     pr_editor *editor;
+    pr_chat_move move;
     bool show_stats, leaving;
     bool line_open; /* the answer's last line has no end yet */
 } chat;
@@ -48,7 +51,7 @@ static void tell_cut(const chat *c) {
 
 static void answer(chat *c, const char *text) {
     pr_err err = {0};
-    char buf[200];
+    char buf[200], weights[160];
     c->line_open = false;
     pr__interrupt_clear();
     pr_status status = pr__talk_ask(&c->talk, text, strlen(text), &err);
@@ -62,7 +65,9 @@ static void answer(chat *c, const char *text) {
     }
     if (stopped) printf("(stopped)\n");
     else if (c->talk.stats.finish == PR_FINISH_LENGTH) tell_cut(c);
-    if (c->show_stats) printf("(%s)\n", pr__chat_stats(&c->talk.stats, buf, sizeof buf));
+    if (c->show_stats)
+        printf("(%s; %s)\n", pr__chat_stats(&c->talk.stats, buf, sizeof buf),
+               pr__elastic_brief(c->talk.engine, &c->talk.stats, weights, sizeof weights));
 }
 
 /* ---- commands ---- */
@@ -71,7 +76,9 @@ static void do_help(chat *c, const char *rest) {
     (void)c, (void)rest;
     printf("/reset         forget the conversation\n"
            "/system TEXT   set the system text (nothing: none)\n"
-           "/stats         the last answer in numbers\n"
+           "/level LEVEL   move an elastic model to int2, int4, int8 or fp16\n"
+           "/budget SIZE   or to the best that takes so many bytes of weights (90M)\n"
+           "/stats         the last answer, and the weights, in numbers\n"
            "/exit          leave, as Ctrl-D does\n"
            "Ctrl-C stops an answer. A line that begins with a blank is text, whatever follows.\n");
 }
@@ -98,7 +105,12 @@ static void do_stats(chat *c, const char *rest) {
     if (c->talk.stats.n_prompt) printf("%s\n", pr__chat_stats(&c->talk.stats, buf, sizeof buf));
     if (c->talk.stats.n_prompt) printf("%u tokens of that prompt were held already\n", c->talk.n_kept);
     printf("%u of %u tokens of context used\n", pr_session_length(c->talk.session), info.context_max);
+    pr__chat_weights(c->talk.engine, &c->talk.stats);
 }
+
+static void do_level(chat *c, const char *rest) { pr__chat_move(&c->move, c->talk.engine, rest, false); }
+
+static void do_budget(chat *c, const char *rest) { pr__chat_move(&c->move, c->talk.engine, rest, true); }
 
 static void do_exit(chat *c, const char *rest) {
     (void)rest;
@@ -109,8 +121,8 @@ static void command(chat *c, const char *line) {
     static const struct {
         const char *name;
         void (*run)(chat *c, const char *rest);
-    } table[] = {
-        {"/help", do_help}, {"/reset", do_reset}, {"/system", do_system}, {"/stats", do_stats}, {"/exit", do_exit}};
+    } table[] = {{"/help", do_help},   {"/reset", do_reset},   {"/system", do_system}, {"/level", do_level},
+                 {"/stats", do_stats}, {"/budget", do_budget}, {"/exit", do_exit}};
     size_t len = strcspn(line, " \t");
     const char *rest = line + len + strspn(line + len, " \t");
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
@@ -136,6 +148,7 @@ static void loop(chat *c) {
     bool warned = false, had_text;
     while (!c->leaving && !ferror(stdout)) {
         const char *line = NULL;
+        pr__chat_move_report(&c->move, c->talk.engine);
         switch (pr__editor_read(c->editor, &line, &had_text)) {
         case PR_LINE_END: printf("\n"); return;
         case PR_LINE_INTERRUPT: on_interrupted_line(had_text, &warned, &c->leaving); break;
@@ -151,8 +164,10 @@ static void loop(chat *c) {
 static void greet(const pr_engine *engine) {
     pr_engine_info info;
     pr_engine_describe(engine, &info);
-    printf("%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", pr__models_title(&info),
-           info.context_max);
+    pr_elastic_info elastic;
+    pr_engine_elastic(engine, &elastic);
+    printf("%s%s%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", pr__models_title(&info),
+           elastic.elastic ? " at " : "", elastic.elastic ? pr__level_text(&elastic) : "", info.context_max);
 }
 
 int pr__chat(pr_engine *engine, const pr_talk_opts *opts, bool show_stats) {

@@ -5,7 +5,8 @@
  * at the terminal reaches us alone, and we decide to end it. SIGPIPE and SIGINT,
  * which this program ignores or catches, are set back for it. Its output is one
  * pipe read to the end; only the tail is kept, where programs say what went
- * wrong.
+ * wrong. A detached one gets a session of its own instead, so that closing the
+ * terminal does not end it, and a file for its output.
  */
 #include "cmd/child.h"
 
@@ -15,12 +16,13 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "cmd/term.h"
 
-enum { SAID_BYTES_MAX = 64 * 1024, TICK_MS = 200 };
+enum { SAID_BYTES_MAX = 64 * 1024, TICK_MS = 200, NICE_MAX = 19 };
 
 /* environ with env in front, where it wins; NULL when out of memory. */
 static char **make_environment(const char *env) {
@@ -36,7 +38,8 @@ static char **make_environment(const char *env) {
     return list;
 }
 
-static int spawn(const char *const *argv, char **environment, int out_fd, pid_t *pid) {
+/* flags: POSIX_SPAWN_SETPGROUP, or POSIX_SPAWN_SETSID to leave the terminal as well. */
+static int spawn(const char *const *argv, char **environment, int out_fd, short flags, pid_t *pid) {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     sigset_t defaults;
@@ -54,7 +57,7 @@ static int spawn(const char *const *argv, char **environment, int out_fd, pid_t 
     posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_adddup2(&files, out_fd, STDOUT_FILENO);
     posix_spawn_file_actions_adddup2(&files, out_fd, STDERR_FILENO);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attr, (short)(flags | POSIX_SPAWN_SETSIGDEF));
     posix_spawnattr_setpgroup(&attr, 0);
     posix_spawnattr_setsigdefault(&attr, &defaults);
     int rc = posix_spawnp(pid, argv[0], &files, &attr, (char *const *)(uintptr_t)argv, environment);
@@ -94,7 +97,7 @@ pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(v
     *out = (pr_child_result){0};
     if (pipe2(ends, O_CLOEXEC) != 0) return pr_fail_errno(err, "cannot run %s", argv[0]);
     char **environment = make_environment(env);
-    int rc = environment ? spawn(argv, environment, ends[1], &pid) : ENOMEM;
+    int rc = environment ? spawn(argv, environment, ends[1], POSIX_SPAWN_SETPGROUP, &pid) : ENOMEM;
     pr_free(environment);
     close(ends[1]);
     if (rc != 0) {
@@ -109,5 +112,16 @@ pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(v
     out->code = WIFEXITED(state) ? WEXITSTATUS(state) : 128 + WTERMSIG(state);
     if (!heard) return pr_fail(err, PR_ERR_CANCELLED, "stopped");
     if (!pr_str_ok(&out->said)) return pr_fail_nomem(err, "what a program said", 0);
+    return PR_OK;
+}
+
+pr_status pr__child_detach(const char *const *argv, int out_fd, pr_err *err) {
+    pid_t pid = 0;
+    int rc = spawn(argv, environ, out_fd, POSIX_SPAWN_SETSID, &pid);
+    if (rc != 0) {
+        errno = rc;
+        return pr_fail_errno(err, "cannot run %s", argv[0]);
+    }
+    (void)setpriority(PRIO_PROCESS, (id_t)pid, NICE_MAX); /* it has one thread yet; those to come inherit this */
     return PR_OK;
 }

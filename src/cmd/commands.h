@@ -11,6 +11,7 @@ int pr__cmd_run(int argc, const char **argv);
 int pr__cmd_pull(int argc, const char **argv);
 int pr__cmd_list(int argc, const char **argv);
 int pr__cmd_show(int argc, const char **argv);
+int pr__cmd_plan(int argc, const char **argv);
 int pr__cmd_bench(int argc, const char **argv);
 int pr__cmd_eval(int argc, const char **argv);
 int pr__cmd_tokenize(int argc, const char **argv);

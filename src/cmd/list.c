@@ -8,17 +8,28 @@
 #include <string.h>
 
 #include "cmd/commands.h"
+#include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/term.h"
 #include "cmd/text.h"
-#include "store/model_file.h"
+#include "store/planes.h"
 
 typedef struct entry {
     const char *name;
-    char arch[32], type[16];
+    char arch[32], type[32];
+    const char *levels; /* of an elastic model; NULL: an ordinary one */
     uint64_t bytes, n_params;
     pr_err err; /* text is empty when the file was read */
 } entry;
+
+/* Planes are not tensors of their own: each matrix is counted once, under its name. */
+static void count_planes(const pr_plane_set *set, entry *e) {
+    for (uint32_t t = 0; t < set->n_tensors; t++) {
+        for (uint32_t p = 0; p < set->tensors[t].n_planes; p++) e->n_params -= set->tensors[t].data[p]->bytes;
+    }
+    e->levels = pr__levels_range((pr_level)(set->n_planes - 1));
+    snprintf(e->type, sizeof e->type, "elastic, %s", e->levels);
+}
 
 /* The type that holds most of the bytes. */
 static void count_tensors(const pr_model_file *file, entry *e) {
@@ -30,7 +41,9 @@ static void count_tensors(const pr_model_file *file, entry *e) {
         bytes_of[t->dtype] += t->bytes;
         if (bytes_of[t->dtype] > bytes_of[best]) best = t->dtype;
     }
-    snprintf(e->type, sizeof e->type, "%s", e->n_params ? pr_dtype_get((pr_dtype)best)->name : "vocabulary");
+    const pr_plane_set *set = pr_model_file_planes(file);
+    if (set) count_planes(set, e);
+    else snprintf(e->type, sizeof e->type, "%s", e->n_params ? pr_dtype_get((pr_dtype)best)->name : "vocabulary");
 }
 
 static void read_entry(const char *dir, entry *e) {
@@ -59,7 +72,8 @@ static void add_json(pr_str *s, const entry *e, bool first) {
         pr__json_u64(s, "bytes", e->bytes);
         pr__json_text(s, "arch", e->arch);
         pr__json_u64(s, "params", e->n_params);
-        pr__json_text(s, "type", e->type);
+        pr__json_text(s, "type", e->levels ? "elastic" : e->type);
+        if (e->levels) pr__json_text(s, "levels", e->levels);
     }
     pr__json_close(s);
 }

@@ -4,6 +4,9 @@
  * --cpumask scalar must mean "no ISA at all", while a mask of 0 means "every
  * one" to the engine; a bit that belongs to no ISA says it without a special
  * case anywhere else.
+ *
+ * --memory is a promise about the whole process. Everything but the weights is known before anything is loaded, so what
+ * the limit leaves is their budget.
  */
 #include "cmd/load.h"
 
@@ -11,6 +14,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/progress.h"
 #include "graph/passes.h"
@@ -65,6 +69,9 @@ pr_flag_group pr__load_flags(pr_load *load) {
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
         {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},
         {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},
+        {"level", 0, PR_FLAG_CALL, "int2|int4|int8|fp16", "", &o->level, pr__parse_level, &o->level_given},
+        {"weights-budget", 0, PR_FLAG_CALL, "SIZE", "90M", &o->weights_budget, pr__parse_size, NULL},
+        {"memory", 0, PR_FLAG_CALL, "SIZE", "of the process", &load->memory, pr__parse_size, NULL},
     };
     memcpy(load->flags, flags, sizeof flags);
     return (pr_flag_group){"Loading", load->flags, PR_LOAD_FLAGS, true};
@@ -73,16 +80,65 @@ pr_flag_group pr__load_flags(pr_load *load) {
 pr_status pr__load_check(pr_load *load, pr_err *err) {
     if (load->threads > THREADS_MAX)
         return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, THREADS_MAX);
+    if (load->opts.level_given && load->opts.weights_budget)
+        return pr_fail(err, PR_ERR_ARG, "--level and --weights-budget exclude each other");
     load->opts.n_threads = (int)load->threads;
     return PR_OK;
 }
 
-pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_err *err) {
-    char *path = NULL;
+/* ---- levels and limits ---- */
+
+bool pr__load_wants_elastic(const pr_load *load) {
+    return load->opts.level_given || load->opts.weights_budget || load->memory;
+}
+
+/* The largest budget of weights with which the process stays within --memory. */
+static pr_status fit_memory(pr_load *load, const pr_engine_info *info, const pr_elastic_info *elastic, pr_err *err) {
+    char want[32], need[32], kv[32];
+    size_t others = info->peak_bytes - info->weight_bytes;
+    bool fixed = !elastic->elastic || load->opts.level_given || load->opts.weights_budget;
+    size_t least = others + (fixed ? info->weight_bytes : elastic->bytes_min);
+    if (load->memory >= least) {
+        if (load->memory < info->peak_bytes) load->opts.weights_budget = load->memory - others;
+        return PR_OK;
+    }
+    return pr_fail(
+        err, PR_ERR_LIMIT,
+        "--memory: %s is too little: this model takes %s%s here, %s of them for a context of %u (--context)%s",
+        pr_format_bytes(want, sizeof want, load->memory), pr_format_bytes(need, sizeof need, least),
+        fixed ? "" : " at least", pr_format_bytes(kv, sizeof kv, info->kv_bytes_max), info->context_max,
+        elastic->elastic ? "" : "; `precis pack` makes a model that can take less");
+}
+
+pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {
+    pr_engine_opts *o = &load->opts;
+    pr_estimate *estimate = NULL;
+    pr_engine_info info;
+    pr_elastic_info elastic;
+    if (!pr__load_wants_elastic(load)) return PR_OK;
+    pr_status status = pr_engine_estimate(path, o, &estimate, err);
+    if (status == PR_ERR_LIMIT && err && pr_str_starts(err->text, "a weights budget"))
+        pr_err_context(err, "--weights-budget");
+    if (status != PR_OK) return status;
+    pr_estimate_describe(estimate, &info);
+    pr_estimate_elastic(estimate, &elastic);
+    if (!elastic.elastic && (o->level_given || o->weights_budget)) {
+        status = pr_fail(err, PR_ERR_UNSUPPORTED,
+                         "--%s: %.200s has one precision only; `precis pack %.100s` makes an elastic model of it",
+                         o->level_given ? "level" : "weights-budget", path, path);
+    } else if (load->memory) {
+        status = fit_memory(load, &info, &elastic, err);
+    }
+    pr_estimate_close(estimate);
+    return status;
+}
+
+/* ---- opening ---- */
+
+pr_status pr__load_open_path(pr_load *load, const char *path, pr_engine **out, pr_err *err) {
     pr_progress bar;
     *out = NULL;
-    pr_status status = pr__load_check(load, err);
-    if (status == PR_OK) status = pr__models_resolve(model, &path, err);
+    pr_status status = pr__load_fit(load, path, err);
     if (status == PR_OK) {
         pr_engine_opts opts = load->opts;
         pr__progress_begin(&bar, "loading", false, 0);
@@ -90,8 +146,17 @@ pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_er
         opts.progress_arg = &bar;
         status = pr_engine_open(path, &opts, out, err);
         pr__progress_end(&bar);
-        if (status != PR_OK) pr__models_name_file(path, err);
     }
+    if (status != PR_OK) pr__models_name_file(path, err);
+    return status;
+}
+
+pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_err *err) {
+    char *path = NULL;
+    *out = NULL;
+    pr_status status = pr__load_check(load, err);
+    if (status == PR_OK) status = pr__models_resolve(model, &path, err);
+    if (status == PR_OK) status = pr__load_open_path(load, path, out, err);
     pr_free(path);
     return status;
 }

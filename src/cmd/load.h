@@ -6,21 +6,32 @@
 
 #include "cmd/args.h"
 
-enum { PR_LOAD_FLAGS = 7 };
+enum { PR_LOAD_FLAGS = 10 };
 
 typedef struct pr_load {
     pr_engine_opts opts;
     uint32_t threads;
+    size_t memory; /* --memory: for the whole process; 0: no limit */
     pr_flag flags[PR_LOAD_FLAGS];
 } pr_load;
 
 /* Zero the options and fill the flag table; the returned group points into load. */
 pr_flag_group pr__load_flags(pr_load *load);
 
+/* Hold the options against the file at path: --level and --weights-budget want an elastic model, and with --memory the
+ * predicted peak must fit. When it does not and no level was given, the largest budget that does is put into
+ * load->opts.weights_budget. PR_ERR_LIMIT has the numbers. Cheap when none of the three was given. */
+pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err);
+/* True when --level, --weights-budget or --memory was given: a model that can move is wanted. */
+bool pr__load_wants_elastic(const pr_load *load);
+
 /* Resolve MODEL and open it with load->opts; a bar shows on a terminal while it loads. */
 pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_err *err);
+/* The same for a path that is resolved already. */
+pr_status pr__load_open_path(pr_load *load, const char *path, pr_engine **out, pr_err *err);
 
-/* pr_engine_opts.n_threads from --threads: call it when load is used without pr__load_open(). */
+/* Flags that need no model: --threads into opts.n_threads, --level against --weights-budget. Call it when load is used
+ * without pr__load_open(). */
 pr_status pr__load_check(pr_load *load, pr_err *err);
 
 #endif

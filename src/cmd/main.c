@@ -22,6 +22,7 @@ static const command commands[] = {
     {"pull", "fetch a model into the model folder", pr__cmd_pull},
     {"list", "models in the folder", pr__cmd_list},
     {"show", "what a model is, and whether it fits here", pr__cmd_show},
+    {"plan", "the levels of an elastic model, and which would fit here", pr__cmd_plan},
     {"bench", "speed and memory, against what this machine can do", pr__cmd_bench},
     {"eval", "perplexity of a text, and distance from a reference", pr__cmd_eval},
     {"tokenize", "the tokens of a text", pr__cmd_tokenize},

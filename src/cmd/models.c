@@ -8,6 +8,9 @@
  * A path wins over a name, so that `./x.gguf` and `x.gguf` in the current folder
  * mean what they say; a folder counts only when it holds a model, so that a
  * source tree called "smollm2" does not hide the model of that name.
+ *
+ * NAME.planes.gguf beside NAME.gguf is the same model, packed: a beginning that
+ * both have means the source, and `precis run` sees to the companion itself.
  */
 #include "cmd/models.h"
 
@@ -18,6 +21,7 @@
 #include <strings.h>
 
 #include "base/os.h"
+#include "cmd/companion.h"
 
 char *pr__path_join(const char *dir, const char *name) {
     pr_str s = {0};
@@ -124,6 +128,17 @@ void pr__models_names_free(pr_model_names *names) {
 
 /* ---- resolving ---- */
 
+/* True when `name` is X.planes.gguf, X.gguf or the folder X is listed too, and a beginning of len bytes fits both. */
+static bool is_second(const pr_model_names *names, const char *name, size_t len) {
+    if (!pr_str_ends(name, PR_COMPANION_SUFFIX)) return false;
+    size_t stem = strlen(name) - strlen(PR_COMPANION_SUFFIX);
+    for (size_t i = 0; i < names->n && len <= stem; i++) {
+        const char *other = names->name[i];
+        if (!strncmp(other, name, stem) && (!other[stem] || !strcmp(other + stem, ".gguf"))) return true;
+    }
+    return false;
+}
+
 /* The one name that model means, or NULL. *n_near counts the names that begin with it. */
 static const char *match(const pr_model_names *names, const char *model, size_t *n_near) {
     const pr_known_model *by_alias = pr__models_known(model);
@@ -140,6 +155,7 @@ static const char *match(const pr_model_names *names, const char *model, size_t 
             *n_near = 1;
             return name;
         }
+        if (is_second(names, name, len)) continue;
         ++*n_near;
         found = name;
     }
@@ -151,7 +167,7 @@ static pr_status not_found(const char *model, const char *dir, const pr_model_na
     char list[200] = "";
     size_t at = 0, len = strlen(model);
     for (size_t i = 0; i < names->n; i++) {
-        if (n_near && strncasecmp(names->name[i], model, len) != 0) continue;
+        if (n_near && (strncasecmp(names->name[i], model, len) != 0 || is_second(names, names->name[i], len))) continue;
         int wrote = snprintf(list + at, sizeof list - at, "%s%s", at ? ", " : "", names->name[i]);
         if (wrote < 0 || at + (size_t)wrote >= sizeof list) {
             snprintf(list + at, sizeof list - at, "%s", at ? ", ..." : "...");

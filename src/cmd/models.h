@@ -27,7 +27,7 @@ const pr_known_model *pr__models_known(const char *name); /* NULL: none */
 const char *pr__models_known_names(void);                 /* "smollm2": the first names, for messages */
 
 /* A path that exists is taken as it is; otherwise a name in the model folder: whole, without ".gguf", one that pull
- * knows, or a beginning that only one model has, in any case. *path is pr_free()d by the caller. PR_ERR_NOTFOUND
+ * knows, or a beginning that only one model has (a model and its companion count as one), in any case. *path is pr_free()d by the caller. PR_ERR_NOTFOUND
  * says what to do. */
 pr_status pr__models_resolve(const char *model, char **path, pr_err *err);
 

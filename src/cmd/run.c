@@ -3,6 +3,12 @@
  *
  * One-shot when there is a prompt, as an argument or on a standard input that is
  * no terminal; a chat otherwise. The answer alone goes to standard output.
+ *
+ * An ordinary model is answered from at once, and its elastic companion is made
+ * meanwhile (cmd/companion.h). A companion that is there takes the model's place
+ * when a level or a limit is asked for, and when the source has 16 bits a weight:
+ * then it is as good, moves, and drafts for itself. A source of fewer bits is
+ * itself exact and smaller than its companion's top, and is read as it is.
  */
 #include <stdio.h>
 #include <string.h>
@@ -11,7 +17,10 @@
 
 #include "cmd/chat.h"
 #include "cmd/commands.h"
+#include "cmd/companion.h"
+#include "cmd/elastic.h"
 #include "cmd/load.h"
+#include "cmd/models.h"
 #include "cmd/term.h"
 #include "cmd/text.h"
 
@@ -21,7 +30,7 @@ typedef struct run {
     pr_load load;
     pr_talk_opts talk;
     pr_texts stop;
-    bool seed_given, stats, json;
+    bool seed_given, stats, json, no_pack;
     bool line_open;
     pr_err err;
 } run;
@@ -62,6 +71,9 @@ static int print_json(const run *r, const pr_talk *talk) {
     pr__json_f64(&out, "prefill_seconds", s->prefill_seconds);
     pr__json_f64(&out, "first_token_seconds", s->first_token_seconds);
     pr__json_f64(&out, "decode_seconds", s->decode_seconds);
+    pr__json_u64(&out, "drafted_tokens", s->n_drafted);
+    pr__json_u64(&out, "accepted_tokens", s->n_accepted);
+    pr__elastic_engine_json(&out, talk->engine);
     pr__json_close(&out);
     pr_str_puts(&out, "\n");
     return pr__cmd_print(&out);
@@ -69,7 +81,7 @@ static int print_json(const run *r, const pr_talk *talk) {
 
 static int one_shot(run *r, pr_engine *engine, const char *prompt, size_t len) {
     pr_talk talk;
-    char buf[200];
+    char buf[200], weights[160];
     int code = PR_EXIT_OK;
     pr_talk_opts opts = r->talk;
     opts.generate.cancel = pr__interrupt();
@@ -82,8 +94,9 @@ static int one_shot(run *r, pr_engine *engine, const char *prompt, size_t len) {
     else if (r->json) code = print_json(r, &talk);
     if (status == PR_OK && r->stats) {
         fflush(stdout);
-        fprintf(stderr, "%s, seed %llu\n", pr__chat_stats(&talk.stats, buf, sizeof buf),
-                (unsigned long long)opts.generate.sample.seed);
+        fprintf(stderr, "%s, seed %llu; %s\n", pr__chat_stats(&talk.stats, buf, sizeof buf),
+                (unsigned long long)opts.generate.sample.seed,
+                pr__elastic_brief(engine, &talk.stats, weights, sizeof weights));
     }
     pr__talk_close(&talk);
     return code;
@@ -131,6 +144,26 @@ static pr_status check(run *r) {
     return status;
 }
 
+/* ---- the model, or its companion ---- */
+
+static bool takes_companion(const run *r, const pr_companion *c) {
+    return c->fits && (pr__load_wants_elastic(&r->load) || (c->wide && !r->load.opts.exact));
+}
+
+static pr_status open_model(run *r, const char *model, pr_engine **engine) {
+    char *path = NULL;
+    pr_companion c = {0};
+    pr_status status = pr__load_check(&r->load, &r->err);
+    if (status == PR_OK) status = pr__models_resolve(model, &path, &r->err);
+    bool looked = status == PR_OK && pr__companion_look(path, &c);
+    if (status == PR_OK) status = pr__load_open_path(&r->load, takes_companion(r, &c) ? c.path : path, engine, &r->err);
+    if (status == PR_ERR_UNSUPPORTED && pr__companion_busy(&c)) pr_err_context(&r->err, "(it is being packed now)");
+    if (status == PR_OK && looked && !r->no_pack) pr__companion_pack(&c);
+    pr__companion_free(&c);
+    pr_free(path);
+    return status;
+}
+
 static int run_model(run *r, const pr_args *args) {
     pr_engine *engine = NULL;
     char *prompt = NULL;
@@ -138,7 +171,7 @@ static int run_model(run *r, const pr_args *args) {
     int code;
     pr_status status = check(r);
     if (status == PR_OK) status = find_prompt(r, args, &prompt, &len);
-    if (status == PR_OK) status = pr__load_open(&r->load, args->arg[0], &engine, &r->err);
+    if (status == PR_OK) status = open_model(r, args->arg[0], &engine);
     if (status != PR_OK) code = pr__cmd_fail(&r->err);
     else if (prompt) code = one_shot(r, engine, prompt, len);
     else code = pr__chat(engine, &r->talk, r->stats);
@@ -148,7 +181,7 @@ static int run_model(run *r, const pr_args *args) {
 }
 
 int pr__cmd_run(int argc, const char **argv) {
-    run r = {.talk.generate.max_tokens = 256};
+    run r = {.talk.generate = {.max_tokens = 256, .speculate = PR_SPECULATE_AUTO}};
     pr_generate_opts *g = &r.talk.generate;
     pr_sample_params *s = &g->sample;
     pr_args args;
@@ -165,7 +198,10 @@ int pr__cmd_run(int argc, const char **argv) {
         {"ignore-eos", 0, PR_FLAG_BOOL, NULL, "go on when the model wants to end", &g->ignore_end, NULL, NULL},
         {"seed", 0, PR_FLAG_U64, "N", "same seed, same text (default: another each time)", &s->seed, NULL,
          &r.seed_given},
-        {"stats", 0, PR_FLAG_BOOL, NULL, "speed, afterwards, on standard error", &r.stats, NULL, NULL},
+        {"speculate", 0, PR_FLAG_CALL, "auto|off|N", "drafts of an elastic model for itself (auto)", &g->speculate,
+         pr__parse_speculate, NULL},
+        {"no-pack", 0, PR_FLAG_BOOL, NULL, "do not make an elastic copy in the background", &r.no_pack, NULL, NULL},
+        {"stats", 0, PR_FLAG_BOOL, NULL, "speed and level, afterwards, on standard error", &r.stats, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "one JSON object instead of the text", &r.json, NULL, NULL},
     };
     const pr_flag sampling[] = {

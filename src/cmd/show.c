@@ -11,11 +11,12 @@
 
 #include "base/os.h"
 #include "cmd/commands.h"
+#include "cmd/elastic.h"
 #include "cmd/load.h"
 #include "cmd/models.h"
 #include "cmd/term.h"
 #include "cmd/text.h"
-#include "store/model_file.h"
+#include "store/planes.h"
 #include "text/chat.h"
 
 typedef struct show {
@@ -110,6 +111,94 @@ static void summary_json(pr_str *s, const pr_engine_info *i, const pr_engine_opt
     pr__json_u64(s, "context_fits", f.context);
 }
 
+/* ---- levels of an elastic model ---- */
+
+/* Bytes of each plane in the file, and matrices that have it. */
+static uint64_t plane_bytes(const pr_plane_set *set, uint32_t plane, uint32_t *n_tensors) {
+    uint64_t bytes = 0;
+    *n_tensors = 0;
+    for (uint32_t t = 0; t < set->n_tensors; t++) {
+        if (plane >= set->tensors[t].n_planes) continue;
+        bytes += set->tensors[t].data[plane]->bytes;
+        ++*n_tensors;
+    }
+    return bytes;
+}
+
+/* The estimate's description as if it began at `level`. */
+static pr_status at_level(const show *w, pr_level level, pr_elastic_info *out, pr_err *err) {
+    pr_engine_opts opts = w->load.opts;
+    pr_estimate *estimate = NULL;
+    opts.level_given = true;
+    opts.level = level;
+    opts.weights_budget = 0;
+    pr_status status = pr_engine_estimate(pr_model_file_path(w->file), &opts, &estimate, err);
+    if (status == PR_OK) pr_estimate_elastic(estimate, out);
+    pr_estimate_close(estimate);
+    return status;
+}
+
+static void level_line(pr_str *s, pr_level level, const pr_elastic_info *e, bool json) {
+    char size[32];
+    if (!json) {
+        pr_str_printf(s, "  %-10s  %8s  %5.2f bits  KL %.4f  %u increments\n", pr_level_name(level),
+                      pr_format_bytes(size, sizeof size, e->bytes), e->bits_per_weight, e->kl, e->cursor);
+        return;
+    }
+    pr_str_puts(s, level == PR_LEVEL_INT2 ? "[" : ", ");
+    pr__json_open(s);
+    pr__elastic_json(s, e);
+    pr__json_close(s);
+}
+
+static pr_status levels(show *w, const pr_elastic_info *here) {
+    static const char *const names[] = {"p2", "p4", "p8", "p16"};
+    const pr_plane_set *set = pr_model_file_planes(w->file);
+    pr_str *s = &w->out;
+    pr_status status = PR_OK;
+    char size[32];
+    uint32_t n;
+    if (w->json) pr__json_key(s, "levels");
+    else pr_str_printf(s, "  begins at   %s, %.2f bits a weight\n", pr__level_text(here), here->bits_per_weight);
+    for (int l = 0; l <= (int)here->top && status == PR_OK; l++) {
+        pr_elastic_info e;
+        status = at_level(w, (pr_level)l, &e, &w->err);
+        if (status == PR_OK) level_line(s, (pr_level)l, &e, w->json);
+    }
+    if (w->json) pr_str_puts(s, "]");
+    if (w->json) pr__json_key(s, "planes");
+    if (w->json) pr__json_open(s);
+    else pr_str_puts(s, "  planes      ");
+    for (uint32_t p = 0; p < set->n_planes; p++) {
+        uint64_t bytes = plane_bytes(set, p, &n);
+        if (w->json) pr__json_u64(s, names[p], bytes);
+        else
+            pr_str_printf(s, "%s%s %s of %u matrices", p ? ", " : "", names[p],
+                          pr_format_bytes(size, sizeof size, bytes), n);
+    }
+    if (w->json) pr__json_close(s);
+    else pr_str_printf(s, "\n  increments  %u, of %u units\n", set->n_increments, set->n_units);
+    return status;
+}
+
+/* What is told of an elastic model besides; nothing of an ordinary one. */
+static pr_status elastic(show *w) {
+    pr_elastic_info e;
+    pr_estimate_elastic(w->estimate, &e);
+    if (w->json) pr__json_bool(&w->out, "elastic", e.elastic);
+    if (!e.elastic) return PR_OK;
+    if (w->json) {
+        pr__json_text(&w->out, "level", pr_level_name(e.level));
+        pr__json_u64(&w->out, "cursor", e.cursor);
+        pr__json_u64(&w->out, "increments", e.n_increments);
+        pr__json_f64(&w->out, "bits_per_weight", e.bits_per_weight);
+        pr__json_f64(&w->out, "kl_expected", e.kl);
+        pr__json_u64(&w->out, "bytes_min", e.bytes_min);
+        pr__json_u64(&w->out, "bytes_max", e.bytes_max);
+    }
+    return levels(w, &e);
+}
+
 /* ---- what the file holds ---- */
 
 static void meta(show *w) {
@@ -148,6 +237,8 @@ static void tensor(pr_str *s, const pr_tensor_info *t, bool json) {
         pr_str_puts(s, "]");
         pr__json_u64(s, "bytes", t->bytes);
         pr__json_close(s);
+    } else if (t->dtype == PR_PLANES) {
+        pr_str_puts(s, ", in the planes above\n");
     } else {
         pr_str_printf(s, ", %s\n", pr_format_bytes(size, sizeof size, t->bytes));
     }
@@ -191,6 +282,7 @@ static pr_status show_model(show *w, const char *model) {
     pr_status status = pr__load_check(&w->load, &w->err);
     if (status == PR_OK) status = pr__models_resolve(model, &path, &w->err);
     if (status == PR_OK) status = pr_model_file_open(path, &w->file, &w->err);
+    if (status == PR_OK) status = pr__load_fit(&w->load, path, &w->err);
     if (status == PR_OK && estimate) status = pr_engine_estimate(path, &w->load.opts, &w->estimate, &w->err);
     if (status != PR_OK) pr__models_name_file(path, &w->err);
     if (status == PR_OK && w->json) pr__json_open(&w->out);
@@ -200,6 +292,7 @@ static pr_status show_model(show *w, const char *model) {
         info.chat_template = chat_template(w->file);
         if (w->json) summary_json(&w->out, &info, &w->load.opts);
         else summary_text(&w->out, &info, &w->load.opts);
+        status = elastic(w);
     }
     if (status == PR_OK && w->meta) meta(w);
     if (status == PR_OK && w->tensors) tensors(w);

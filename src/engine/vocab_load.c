@@ -25,6 +25,8 @@
 #define TOKENIZER_MAX ((size_t)128 << 20)
 #define CONFIG_MAX    ((size_t)16 << 20)
 
+static const char key_json[] = "precis.tokenizer.json";
+
 /* ---- GGUF ---- */
 
 /* An array under key, of strings when strings is set; NULL when absent. */
@@ -284,13 +286,44 @@ static pr_status from_folder(const pr_model_file *file, pr_vocab **vocab, char *
     return status;
 }
 
+/* ---- a folder's JSON texts inside a GGUF file ---- */
+
+static pr_status parse_inside(const pr_model_file *file, const char *key, json_t **out, pr_err *err) {
+    const char *text = NULL;
+    pr_status status = pr_meta_str(file, key, &text, err);
+    if (status != PR_OK || !text) return status;
+    return pr_json_parse(text, strlen(text), key, out, err);
+}
+
+/* As from_folder(), for a file that was packed from a folder (compress/pack_meta.c). */
+static pr_status from_inside(const pr_model_file *file, pr_vocab **vocab, pr_err *err) {
+    json_t *tokenizer = NULL, *config = NULL, *special_map = NULL;
+    pr_status status = parse_inside(file, key_json, &tokenizer, err);
+    if (status == PR_OK) status = parse_inside(file, "precis.tokenizer.config", &config, err);
+    if (status == PR_OK) status = parse_inside(file, "precis.tokenizer.special_map", &special_map, err);
+    if (status == PR_OK) {
+        pr__vocab_json in = {.tokenizer = tokenizer,
+                             .config = config,
+                             .special_map = special_map,
+                             .bos_id = config_id(file, "tokenizer.ggml.bos_token_id"),
+                             .eos_id = config_id(file, "tokenizer.ggml.eos_token_id")};
+        status = pr__vocab_from_json(&in, vocab, err);
+        if (status != PR_OK) pr_err_context(err, "%s", key_json);
+    }
+    json_decref(tokenizer);
+    json_decref(config);
+    json_decref(special_map);
+    return status;
+}
+
 /* ---- both ---- */
 
 static pr_status load_gguf(const pr_model_file *file, pr_vocab **vocab, char **chat_template, pr_err *err) {
     pr_arena arena;
     const char *text = NULL;
     pr_arena_init(&arena, PR_TAG_VOCAB);
-    pr_status status = from_gguf(file, &arena, vocab, err);
+    bool inside = pr_model_file_meta(file, key_json) != NULL;
+    pr_status status = inside ? from_inside(file, vocab, err) : from_gguf(file, &arena, vocab, err);
     if (status == PR_OK) status = pr_meta_str(file, "tokenizer.chat_template", &text, err);
     if (text) {
         *chat_template = pr_strdup(PR_TAG_VOCAB, text);

@@ -1,7 +1,8 @@
 /*
  * From a model file to its vocabulary and chat template.
  *
- * GGUF:        the tokenizer.* metadata; works for files without tensors.
+ * GGUF:        the tokenizer.* metadata; works for files without tensors. A file packed from a safetensors folder has the
+ *              text of the folder's files in precis.tokenizer.json, .config and .special_map instead.
  * safetensors: tokenizer.json beside the model ("BPE" models, byte-level or with
  *              byte fallback), with tokenizer_config.json, special_tokens_map.json
  *              and chat_template.jinja where they exist.

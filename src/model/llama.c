@@ -15,7 +15,8 @@
  *
  * The two kinds of file differ in one way that is not a name: GGUF stores the
  * rows of Wq and Wk permuted, so that the pairs that rotate together are
- * neighbours; safetensors keep them half a head apart ("neox").
+ * neighbours; safetensors keep them half a head apart ("neox"), and so does a GGUF file that was packed from them and says
+ * precis.rope.neox.
  */
 #include <math.h>
 #include <stdio.h>
@@ -102,11 +103,11 @@ static pr_status rope_scaling(llama *m, pr_rope *r, pr_err *err) {
     r->factor = rope_number(m, "llama.rope.scaling.factor", "factor", true, 1);
     r->context_original = rope_number(m, "llama.rope.scaling.original_context_length",
                                       "original_max_position_embeddings", false, (float)m->d->context_train);
-    r->low_freq = rope_number(m, NULL, "low_freq_factor", false, 1);
-    r->high_freq = rope_number(m, NULL, "high_freq_factor", false, 4);
+    r->low_freq = rope_number(m, "precis.rope.low_freq_factor", "low_freq_factor", false, 1);
+    r->high_freq = rope_number(m, "precis.rope.high_freq_factor", "high_freq_factor", false, 4);
     r->beta_fast = rope_number(m, "llama.rope.scaling.yarn_beta_fast", "beta_fast", false, 32);
     r->beta_slow = rope_number(m, "llama.rope.scaling.yarn_beta_slow", "beta_slow", false, 1);
-    r->attention_factor = rope_number(m, NULL, "attention_factor", false, 0);
+    r->attention_factor = rope_number(m, "precis.rope.attention_factor", "attention_factor", false, 0);
     r->attention_scale = rope_number(m, "llama.rope.scaling.attn_factor", "attn_factor", false, 1);
     return PR_OK;
 }
@@ -168,8 +169,8 @@ static pr_node_id feed_forward(const llama *m, pr_node_id h, uint32_t i) {
 static pr_status build(const pr_model_file *file, pr_model_desc *d, pr_graph *g, pr_err *err) {
     llama m = {.file = file, .g = g, .d = d, .neox = pr_model_file_kind(file) == PR_FILE_SAFETENSORS};
     pr_status st = read_shape(&m, err);
-    if (st) return st;
-    st = describe_rope(&m, err);
+    if (!st) st = pr_meta_bool(file, "precis.rope.neox", &m.neox, err);
+    if (!st) st = describe_rope(&m, err);
     if (st) return st;
     g->n_layers = d->n_layers;
     /* Tied models have one of the two matrices, most often the embedding. */

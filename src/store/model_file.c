@@ -303,6 +303,13 @@ uint64_t pr_model_file_bytes(const pr_model_file *file) {
     return bytes;
 }
 
+int64_t pr_model_file_changed_ns(const pr_model_file *file) {
+    int64_t latest = 0;
+    for (uint32_t i = 0; i < file->n_files; i++)
+        if (file->files[i].mtime_ns > latest) latest = file->files[i].mtime_ns;
+    return latest;
+}
+
 size_t pr_model_file_n_tensors(const pr_model_file *file) { return file->n_tensors; }
 
 const pr_tensor_info *pr_model_file_tensor(const pr_model_file *file, size_t i) { return &file->tensors[i]; }

@@ -15,7 +15,8 @@
  *   precis.increments        i32 [n_increments][2] unit, plane: what to add to the p2 planes, best first
  *   precis.increments.kl     f32 [n_increments + 1] KL (nats a token) against the source with the first i increments
  *   precis.levels            i32 [4]               increments that make int2, int4, int8, fp16
- *   precis.source, .source.bytes (string, in decimal), .source.types, .calibration, .kl.kind   strings, for people
+ *   precis.source, .source.types, .calibration, .kl.kind   strings, for people
+ *   precis.source.bytes, .source.changed   strings, in decimal: size and time of change (ns) of the source, to know it by
  *
  * An increment comes after those of the lower planes of its unit. The list holds every plane but p2 once.
  * A set is immutable once read; thread-safe.

@@ -8,10 +8,15 @@ $PRECIS_TEST_DATA (or ../shared/data).
 
 import json
 import os
+import pty
+import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PRECIS = os.path.abspath(os.environ.get("PRECIS", os.path.join(ROOT, "build/release/precis")))
@@ -27,6 +32,7 @@ for name in ("PRECIS_MODELS", "HF_ENDPOINT", "HF_TOKEN", "http_proxy", "https_pr
 os.environ["HOME"] = os.path.join(work, "home")
 os.environ["PRECIS_MODELS"] = os.path.join(work, "models")
 os.environ["XDG_STATE_HOME"] = os.path.join(work, "state")
+os.environ["PRECIS_PACK_MAX"] = "0"  # nothing is packed in the background unless a test wants it
 os.environ["LANG"] = "C.UTF-8"
 os.makedirs(os.environ["HOME"])
 
@@ -115,6 +121,64 @@ def sanitized():
     with open(PRECIS, "rb") as f:
         program = f.read()
     return b"__asan_init" in program or b"__tsan_init" in program
+
+
+# Control sequences of the line editor; the text between them is what a person sees.
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
+
+
+class Terminal:
+    """precis behind a pseudo-terminal."""
+
+    def __init__(self, *args):
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.environ["TERM"] = "xterm"
+            os.execv(PRECIS, [PRECIS, *args])
+        self.seen = ""
+        self.code = None
+
+    def read(self, seconds):
+        if select.select([self.fd], [], [], seconds)[0]:
+            try:
+                data = os.read(self.fd, 65536)
+            except OSError:  # the program is gone
+                data = b""
+            self.seen += CONTROL.sub("", data.decode("utf-8", "replace"))
+            return bool(data)
+        return True
+
+    def wait_for(self, text, seconds=120):
+        """Read until text appears; what came before it and it are taken away."""
+        end = time.time() + seconds
+        while text not in self.seen and time.time() < end:
+            if not self.read(0.2):
+                break
+        at = self.seen.find(text)
+        if at < 0:
+            return None
+        taken = self.seen[:at + len(text)]
+        self.seen = self.seen[at + len(text):]
+        return taken
+
+    def send(self, text):
+        os.write(self.fd, text.encode())
+
+    def line(self, text):
+        self.send(text + "\n")
+
+    def end(self, seconds=60):
+        """The exit code, or None when it does not end (it is killed then)."""
+        end = time.time() + seconds
+        while time.time() < end:
+            self.read(0.1)
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                os.close(self.fd)
+                return os.waitstatus_to_exitcode(status)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return None
 
 
 def text_file():

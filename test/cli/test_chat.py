@@ -2,73 +2,13 @@
 """The interactive chat, driven through a pseudo-terminal."""
 
 import os
-import pty
 import re
-import select
-import signal
 import sys
-import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import PRECIS, big_model, finish, ok, path, write  # noqa: E402
+from lib import Terminal, big_model, finish, ok, path  # noqa: E402
 
 PROMPT = ">>> "
-# Control sequences of the line editor; the text between them is what a person sees.
-CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
-
-
-class Terminal:
-    def __init__(self, *args):
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.environ["TERM"] = "xterm"
-            os.execv(PRECIS, [PRECIS, *args])
-        self.seen = ""
-        self.code = None
-
-    def read(self, seconds):
-        if select.select([self.fd], [], [], seconds)[0]:
-            try:
-                data = os.read(self.fd, 65536)
-            except OSError:  # the program is gone
-                data = b""
-            self.seen += CONTROL.sub("", data.decode("utf-8", "replace"))
-            return bool(data)
-        return True
-
-    def wait_for(self, text, seconds=120):
-        """Read until text appears; what came before it and it are taken away."""
-        end = time.time() + seconds
-        while text not in self.seen and time.time() < end:
-            if not self.read(0.2):
-                break
-        at = self.seen.find(text)
-        if at < 0:
-            return None
-        taken = self.seen[:at + len(text)]
-        self.seen = self.seen[at + len(text):]
-        return taken
-
-    def send(self, text):
-        os.write(self.fd, text.encode())
-
-    def line(self, text):
-        self.send(text + "\n")
-
-    def end(self, seconds=60):
-        """The exit code, or None when it does not end (it is killed then)."""
-        end = time.time() + seconds
-        while time.time() < end:
-            self.read(0.1)
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                os.close(self.fd)
-                return os.waitstatus_to_exitcode(status)
-        os.kill(self.pid, signal.SIGKILL)
-        os.waitpid(self.pid, 0)
-        return None
-
-
 model = big_model()
 BASE = ("run", model, "--template", "chatml", "--ignore-eos", "--seed", "1", "--temp", "0", "-t", "2",
         "--context", "1024")

@@ -77,7 +77,7 @@ PR_INLINE void span_any(pr_pack pack, const pr__mm_span *span, uint32_t n_tiles,
     }
 }
 
-static void span_f32(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens) {
+void pr__avx512_span_f32(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens) {
     span_any(PR_PACK_F32, span, n_tiles, n_tokens);
 }
 
@@ -143,7 +143,7 @@ static void walk_panel(const pr_mm_args *args, uint32_t unit_cols, uint32_t w_un
         .slice = SLICE / unit_cols,
         .tiles = 2,
         .tokens = TOKENS,
-        .span = span_f32,
+        .span = pr__avx512_span_f32,
         .decode = decode,
     };
     pr__mm_walk(args, &plan);
@@ -162,7 +162,7 @@ static void walk_direct(const pr_mm_args *args, uint32_t w_unit, pr__mm_span_fn 
     pr__mm_walk(args, &plan);
 }
 
-void pr__avx512_mm_f32(const pr_mm_args *args) { walk_direct(args, 64, span_f32); }
+void pr__avx512_mm_f32(const pr_mm_args *args) { walk_direct(args, 64, pr__avx512_span_f32); }
 
 void pr__avx512_mm_f16(const pr_mm_args *args) {
     if (args->n_tokens <= TOKENS) {
