@@ -2,7 +2,7 @@
  * Monitor: one sample from many small files.
  *
  * It keeps almost nothing between samples: files are opened each time, since a control group may be moved or changed while
- * we run, and ten opens cost less than explaining a stale number. The window of the pressure trigger is 2 s because that
+ * we run, and twenty opens a second cost less than explaining a stale number. The window of the pressure trigger is 2 s because that
  * is what the kernel allows everybody; shorter ones need a privilege.
  */
 #include "governor/monitor.h"

@@ -9,7 +9,8 @@
  * it were not there. A memory source is a file with one number, the used fraction, that goes over all that is measured:
  * for scripted squeezes. A moment in which it cannot be read or makes no sense keeps the last number.
  *
- * Threads: sampling is thread-safe and allocates nothing; it reads some ten small files (tens of microseconds each at most).
+ * Threads: sampling is thread-safe and allocates nothing. It opens some twenty small files: a quarter of a millisecond, so
+ * once or a few times a second is its pace.
  */
 #ifndef PRECIS_GOVERNOR_MONITOR_H
 #define PRECIS_GOVERNOR_MONITOR_H
