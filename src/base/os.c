@@ -288,6 +288,38 @@ static void visit_memory(void *arg, const char *folder) {
     }
 }
 
+/* "key 123" of a group's memory.stat in bytes; 0 when absent. */
+static uint64_t group_stat(const char *folder, const char *key) {
+    char text[8192];
+    size_t n = strlen(key);
+    if (!read_group(folder, "memory.stat", text, sizeof text)) return 0;
+    for (char *line = text; line; line = strchr(line, '\n')) {
+        if (*line == '\n') line++;
+        if (strncmp(line, key, n) == 0 && line[n] == ' ') return strtoull(line + n + 1, NULL, 10);
+    }
+    return 0;
+}
+
+/* What a limited group leaves: its limit, less what it holds that cannot be dropped. */
+static void visit_available(void *arg, const char *folder) {
+    static const char *const usages[] = {"memory.current", "memory.usage_in_bytes"};
+    static const char *const caches[] = {"inactive_file", "total_inactive_file"}; /* v1 adds up its children's so */
+    uint64_t *available = arg, limit = UINT64_MAX, used = 0;
+    visit_memory(&limit, folder);
+    if (limit == UINT64_MAX) return;
+    for (size_t i = 0; i < 2; i++) {
+        char text[64];
+        if (!read_group(folder, usages[i], text, sizeof text)) continue;
+        text[strcspn(text, "\n")] = '\0';
+        if (!pr_parse_u64(text, &used)) continue;
+        uint64_t cache = group_stat(folder, caches[i]);
+        used -= cache < used ? cache : used;
+        break;
+    }
+    uint64_t left = used < limit ? limit - used : 0;
+    if (left < *available) *available = left;
+}
+
 static void visit_cpu(void *arg, const char *folder) {
     double *quota = arg;
     char text[64];
@@ -324,6 +356,12 @@ uint64_t pr_memory_limit(void) {
     return limit;
 }
 
+uint64_t pr_memory_available(void) {
+    uint64_t available = pr_ram_available();
+    groups_walk("memory", visit_available, &available);
+    return available;
+}
+
 uint64_t pr_rss_bytes(void) { return read_kb("/proc/self/status", "VmRSS"); }
 uint64_t pr_rss_peak_bytes(void) { return read_kb("/proc/self/status", "VmHWM"); }
 
@@ -331,6 +369,12 @@ double pr_cpu_quota(void) {
     double quota = 0;
     groups_walk("cpu", visit_cpu, &quota);
     return quota;
+}
+
+double pr_cpu_load(void) {
+    char text[128];
+    double load = read_text("/proc/loadavg", text, sizeof text) ? strtod(text, NULL) : 0;
+    return load > 0 && load < 1e6 ? load : 0;
 }
 
 /* Processors in the affinity mask. */
@@ -373,4 +417,59 @@ const char *pr_cpu_name(void) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, cpu_name_read);
     return cpu_name;
+}
+
+/* ---- memory pressure --------------------------------------------------- */
+
+/* "some avg10=1.23 avg60=..." as a fraction; negative when it says nothing of the kind. */
+static double some_avg10(const char *text) {
+    const char *at = strstr(text, "some avg10=");
+    if (!at) return -1;
+    char *end;
+    double percent = strtod(at + strlen("some avg10="), &end);
+    return end > at + strlen("some avg10=") && percent >= 0 && percent <= 100 ? percent / 100 : -1;
+}
+
+static void visit_pressure(void *arg, const char *folder) {
+    double *most = arg;
+    char text[512];
+    double share = read_group(folder, "memory.pressure", text, sizeof text) ? some_avg10(text) : -1;
+    if (share > *most) *most = share;
+}
+
+double pr_memory_pressure(void) {
+    char text[512];
+    double most = read_text("/proc/pressure/memory", text, sizeof text) ? some_avg10(text) : -1;
+    groups_walk("memory", visit_pressure, &most);
+    return most;
+}
+
+typedef struct pr_trigger {
+    char order[64]; /* what is written to arm it */
+    int fd;         /* -1 until one was armed */
+} pr_trigger;
+
+static void trigger_arm(pr_trigger *trigger, const char *path) {
+    char whole[4096 + 320];
+    if (trigger->fd >= 0) return;
+    snprintf(whole, sizeof whole, "%s%s", os_root, path);
+    int fd = open(whole, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0) return;
+    size_t len = strlen(trigger->order) + 1; /* the kernel wants the terminator, too */
+    if (write(fd, trigger->order, len) == (ssize_t)len) trigger->fd = fd;
+    else close(fd);
+}
+
+static void visit_trigger(void *arg, const char *folder) {
+    char path[4096 + 64];
+    snprintf(path, sizeof path, "%s/memory.pressure", folder);
+    trigger_arm(arg, path);
+}
+
+int pr_memory_pressure_open(uint32_t stall_us, uint32_t window_us) {
+    pr_trigger trigger = {.fd = -1};
+    snprintf(trigger.order, sizeof trigger.order, "some %u %u", stall_us, window_us);
+    groups_walk("memory", visit_trigger, &trigger);
+    trigger_arm(&trigger, "/proc/pressure/memory");
+    return trigger.fd;
 }

@@ -48,6 +48,9 @@ uint64_t pr_ram_total(void);
 uint64_t pr_ram_available(void);
 /* The smaller of RAM and the cgroup's memory limit (v1 or v2). */
 uint64_t pr_memory_limit(void);
+/* What this process can still get: RAM available, or less where a control group leaves less. A group's clean file cache
+ * counts as available. */
+uint64_t pr_memory_available(void);
 uint64_t pr_rss_bytes(void);      /* this process, now */
 uint64_t pr_rss_peak_bytes(void); /* highest since the start */
 /* Processors this process may use: affinity cut by the cgroup CPU quota, rounded up, at least 1. */
@@ -55,7 +58,15 @@ int pr_cpu_allowed(void);
 /* Add to the niceness of the calling thread alone, where the system can do that. */
 void pr_thread_nice(int more);
 double pr_cpu_quota(void);     /* CPUs by cgroup quota, 0: none */
+double pr_cpu_load(void);      /* processes that run or want to, average of a minute; 0 when unknown */
 const char *pr_cpu_name(void); /* "AMD EPYC ..." or "unknown" */
+
+/* Memory pressure: the share of the last 10 s, 0..1, in which some task stood still for want of memory; the highest of the
+ * machine's and of the process's control groups. Negative: this system does not tell, which is normal. */
+double pr_memory_pressure(void);
+/* A descriptor that becomes ready for POLLPRI when tasks have stood still for stall_us within window_us; the caller
+ * closes it. The nearest control group that allows it, else the machine; -1: none does, which is normal. */
+int pr_memory_pressure_open(uint32_t stall_us, uint32_t window_us);
 
 /* Tests: look for /proc and /sys/fs/cgroup under this folder; "": the real ones. */
 void pr__os_root(const char *root);

@@ -71,7 +71,8 @@ const char *pr_gov_status(const pr_gov_settings *set, double used) {
 }
 
 pr_level pr_gov_table(const pr_gov_settings *set, double used, uint32_t requests) {
-    bool few = requests<set->load_low, many = requests> set->load_moderate;
+    bool few = requests < set->load_low;
+    bool many = requests > set->load_moderate;
     if (used < set->memory_comfortable) return few ? PR_LEVEL_FP16 : many ? PR_LEVEL_INT4 : PR_LEVEL_INT8;
     if (used < set->memory_moderate) return few ? PR_LEVEL_INT8 : PR_LEVEL_INT4;
     if (used < set->memory_tight) return PR_LEVEL_INT4;

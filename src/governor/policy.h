@@ -12,8 +12,9 @@
  *  - Materiality: a change for the sake of memory that would free less than 1% of the limit as a whole is not made, at
  *    load (from the best level there is) as later (from the loaded one). The level is then the one that load alone calls
  *    for, or the highest below it that fits.
- *  - A floor is held as long as it fits, default floors too; past full nothing is held. A loaded model below its floor is
- *    raised to it at once, but not within a dwell time of a downgrade.
+ *  - A floor at which the model stands is held as long as it fits, default floors too; past full nothing is held. A loaded
+ *    model below its floor is raised to it at once, where projected use stays below critical, but not within a dwell
+ *    time of a downgrade; until then the table goes on deciding.
  *  - A level set by hand goes over table, load, priority and floor; only bytes stop it, and after they have lowered it the
  *    dwell time passes before it is raised again.
  *  - Load alone never lowers a loaded model: it decides how far memory lowers it.
