@@ -26,9 +26,11 @@
 
 enum { DROP_BYTES_MAX = 1 << 20, BODY_FIRST = 4096 };
 
-static void set_deadline(pr_http_server *s, pr__conn *c, double at) {
+/* While reading, nothing more is to be waited for once the peer has closed its side. */
+static void set_deadline(pr_http_server *s, pr__conn *c, bool reading, double at) {
     pthread_mutex_lock(&s->lock);
-    c->deadline = at;
+    c->reading = reading;
+    c->deadline = reading && atomic_load(&c->hung_up) ? pr_now() + PR__HUNG_UP_SECONDS : at;
     pthread_mutex_unlock(&s->lock);
 }
 
@@ -53,7 +55,7 @@ void *pr__http_on_target(void *cls, const char *target, struct MHD_Connection *c
     memcpy(c->target, target, len + 1);
     c->target_len = len;
     c->target_at = target;
-    set_deadline(s, c, pr_now() + s->opts.header_seconds);
+    set_deadline(s, c, true, pr_now() + s->opts.header_seconds);
     return NULL;
 }
 
@@ -347,9 +349,9 @@ static pr_http_req *new_req(pr_http_server *s, struct MHD_Connection *con, pr__c
     make_id(req);
     pthread_mutex_lock(&s->lock);
     c->req = req;
-    c->deadline = req->body_began + s->opts.body_seconds;
     s->active++;
     pthread_mutex_unlock(&s->lock);
+    set_deadline(s, c, true, req->body_began + s->opts.body_seconds);
     return req;
 }
 
@@ -367,7 +369,7 @@ static enum MHD_Result queue(pr_http_req *req, struct MHD_Connection *con) {
     if (req->closes || atomic_load(&s->draining)) {
         (void)MHD_add_response_header(r, MHD_HTTP_HEADER_CONNECTION, "close"); /* no memory: closed by its deadline */
     }
-    set_deadline(s, req->conn, deadline);
+    set_deadline(s, req->conn, false, deadline);
     enum MHD_Result result = MHD_queue_response(con, status, r);
     MHD_destroy_response(r);
     return result;
@@ -406,12 +408,12 @@ static enum MHD_Result take_body(pr_http_req *req, const char *data, size_t len)
         req->body[req->body_len] = '\0';
     }
     double earned = (double)(req->body_len + req->dropped) / s->opts.rate_min;
-    set_deadline(s, req->conn, req->body_began + s->opts.body_seconds + earned);
+    set_deadline(s, req->conn, true, req->body_began + s->opts.body_seconds + earned);
     return MHD_YES;
 }
 
 static void dispatch(pr_http_req *req) {
-    set_deadline(req->server, req->conn, 0);
+    set_deadline(req->server, req->conn, false, 0);
     req->dispatched = true;
     req->route->handler(req, req->route->arg);
     pthread_mutex_lock(&req->lock);
@@ -524,7 +526,8 @@ void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls
     atomic_fetch_sub(&s->body_bytes, req->body_cap);
     pthread_mutex_lock(&s->lock);
     c->req = NULL;
-    c->deadline = now + s->opts.idle_seconds;
+    c->reading = true;
+    c->deadline = now + (atomic_load(&c->hung_up) ? PR__HUNG_UP_SECONDS : s->opts.idle_seconds);
     if (atomic_load(&s->draining)) shutdown(c->fd, SHUT_RD);
     s->requests++;
     if (!--s->active) pthread_cond_broadcast(&s->idle);

@@ -130,6 +130,7 @@ static void begin_conn(pr_http_server *s, struct MHD_Connection *con, void **con
         c->generation++;
         c->fd = fd->connect_fd;
         c->deadline = pr_now() + s->opts.header_seconds;
+        c->reading = true;
         atomic_store(&c->hung_up, false);
         c->peer[0] = '\0';
         socklen_t len = peer->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
@@ -171,7 +172,7 @@ static uint32_t note_due(pr_http_server *s, pr__conn *c, uint32_t n) {
     return n + 1;
 }
 
-static uint32_t note_events(pr_http_server *s, const struct epoll_event *events, int n_events) {
+static uint32_t note_events(pr_http_server *s, const struct epoll_event *events, int n_events, double now) {
     uint32_t n = 0;
     pthread_mutex_lock(&s->lock);
     for (int i = 0; i < n_events; i++) {
@@ -179,6 +180,7 @@ static uint32_t note_events(pr_http_server *s, const struct epoll_event *events,
         if (events[i].data.u64 == WAKE_EVENT || slot >= s->n_conns) continue;
         pr__conn *c = &s->conns[slot];
         if (!c->used || c->generation != generation || atomic_exchange(&c->hung_up, true)) continue;
+        if (c->reading) c->deadline = now + PR__HUNG_UP_SECONDS; /* what it sent is here already */
         n = note_due(s, c, n);
     }
     pthread_mutex_unlock(&s->lock);
@@ -229,7 +231,7 @@ static void *watch_main(void *arg) {
             if (events[i].data.u64 == WAKE_EVENT && read(s->wake_fd, &count, sizeof count) < 0) continue;
         }
         double now = pr_now();
-        look_at_due(s, note_events(s, events, n), now);
+        look_at_due(s, note_events(s, events, n, now), now);
         if (now < next) continue;
         look_at_due(s, note_tick(s, now), now);
         next = now + s->opts.tick_seconds;

@@ -14,6 +14,9 @@
 #include "base/mem.h"
 #include "http/server.h"
 
+/* A connection whose peer sends no more is cut after this time without a request: the library may miss it. */
+#define PR__HUNG_UP_SECONDS 1.0
+
 enum { PR__ID_BYTES = 65, PR__PEER_BYTES = 64, PR__QUERY_MAX = 64 };
 
 /* One connection; lives in a slot of the server, from accept to close. Under server.lock but for what is said. */
@@ -22,6 +25,7 @@ typedef struct pr__conn {
     uint32_t generation; /* tells an old event of this slot from a new one */
     int fd;
     double deadline;       /* 0: none */
+    bool reading;          /* between requests, or a request has not come in yet */
     pr_http_req *req;      /* in progress; holds a reference */
     atomic_bool hung_up;   /* the peer has closed, at least its sending side */
     char peer[PR__PEER_BYTES];

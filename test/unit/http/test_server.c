@@ -308,6 +308,7 @@ static void bodies_have_a_limit(void **state) {
     check(POST("/small", "Transfer-Encoding: chunked\r\n", "b\r\n01234567890\r\n0\r\n\r\n"), 413, NULL);
     check(POST("/small", "Transfer-Encoding: chunked\r\n", "a\r\n0123456789\r\n0\r\n\r\n"), 200, NULL);
     check(POST("/tell", "Content-Length: 999999999999\r\n", ""), 413, NULL);
+    check(POST("/tell", "Content-Length: 99999999999999999999\r\n", ""), 413, NULL);
     check(POST("/tell", "Expect: 100-continue\r\nContent-Length: 2000\r\n", ""), 413, NULL);
     hc c = hc_open(port); /* the connection lives on after a small body that nobody wanted */
     hc_reply r;
@@ -371,7 +372,6 @@ static const bad_request bad_requests[] = {
     BAD(POST("/tell", "Content-Length: 3, 3\r\n", "abc")),
     BAD(POST("/tell", "Content-Length: 0x3\r\n", "abc")),
     BAD(POST("/tell", "Content-Length:\r\n", "abc")),
-    BAD(POST("/tell", "Content-Length: 99999999999999999999\r\n", "abc")),
     BAD(POST("/tell", "Content-Length : 3\r\n", "abc")),
     BAD(POST("/tell", "Transfer-Encoding: chunked\r\n", "zz\r\nabc\r\n0\r\n\r\n")),
     BAD(POST("/tell", "Transfer-Encoding: chunked\r\n", "3\r\nabcXX0\r\n\r\n")),
@@ -497,7 +497,7 @@ static void listed_origins_may_ask(void **state) {
 /* ---- keys ---- */
 
 /* printf %s open-sesame | sha256sum; printf %s second | sha256sum */
-static const char keys_text[] = "alice 41ef4bb0b23661e66301aac36066912dac037827b4ae63a7b1165a5aa93ed4eb\n"
+static const char keys_text[] = "alice d7ecdf25eaf3deba0f2628771dbdd22d4138ab6cf38f91ed02a2ca0dec7c8ab7\n"
                                 "bob 16367aacb67a4a017c8da8ab95682ccb390863780f7114dda0a0e0c55644c7c4 rpm=2\n";
 
 static void keys_are_needed_where_they_are_set(void **state) {
