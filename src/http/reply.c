@@ -101,7 +101,8 @@ static bool add_headers(const pr_http_req *req, struct MHD_Response *r, const ch
 }
 
 /* Hand a complete response over; takes it in any case. */
-static pr_status hand_over(pr_http_req *req, struct MHD_Response *r, unsigned code, size_t len, const pr__stream *stream) {
+static pr_status hand_over(pr_http_req *req, struct MHD_Response *r, unsigned code, size_t len,
+                           const pr__stream *stream) {
     pr_status status = PR_OK;
     pthread_mutex_lock(&req->lock);
     if (!req->con || req->gone || req->failed) {

@@ -256,8 +256,9 @@ static bool check_route(pr_http_req *req) {
     if (!allow[0]) return REFUSE(false, 404, "not_found", NULL, 0, "there is no %.200s here", req->path);
     append_method(allow, sizeof allow, "OPTIONS");
     if (strcmp(req->method, "OPTIONS") == 0) return preflight(req, allow);
-    const char text[] = "{\"error\":{\"message\":\"this path does not take that method\",\"type\":\"invalid_request_error\","
-                        "\"param\":null,\"code\":\"method_not_allowed\"}}";
+    const char text[] =
+        "{\"error\":{\"message\":\"this path does not take that method\",\"type\":\"invalid_request_error\","
+        "\"param\":null,\"code\":\"method_not_allowed\"}}";
     const pr_http_header header = {"Allow", allow};
     return refused(req, pr_http_reply(req, 405, "application/json", &header, 1, text, sizeof text - 1), false);
 }
@@ -269,7 +270,8 @@ static bool check_key(pr_http_req *req) {
     if (!keys || (req->route->flags & PR_HTTP_OPEN)) return true;
     const char *value = pr_http_req_header(req, "Authorization"), *token;
     size_t len;
-    if (!value) return REFUSE(false, 401, "missing_api_key", NULL, 0, "an API key is needed: Authorization: Bearer KEY");
+    if (!value)
+        return REFUSE(false, 401, "missing_api_key", NULL, 0, "an API key is needed: Authorization: Bearer KEY");
     pr_key *key = pr_http_bearer(value, &token, &len) ? pr_keys_find(keys, token, len) : NULL;
     if (!key) return REFUSE(false, 401, "invalid_api_key", NULL, 0, "the API key is not known here");
     uint32_t after;
@@ -486,7 +488,8 @@ static void log_access(const pr_http_req *req, double seconds) {
     pr_str_json(&s, req->method, strlen(req->method));
     pr_str_puts(&s, ",\"path\":");
     pr_str_json(&s, req->path, path_len < PATH_MAX_SHOWN ? path_len : PATH_MAX_SHOWN);
-    pr_str_printf(&s, ",\"status\":%u,\"bytes\":%llu,\"seconds\":%llu.%06llu,\"key\":\"%s\",\"peer\":\"%s\",\"gone\":%s}",
+    pr_str_printf(&s,
+                  ",\"status\":%u,\"bytes\":%llu,\"seconds\":%llu.%06llu,\"key\":\"%s\",\"peer\":\"%s\",\"gone\":%s}",
                   req->status, (unsigned long long)req->sent, (unsigned long long)(us / 1000000),
                   (unsigned long long)(us % 1000000), req->key_name, req->peer, req->gone ? "true" : "false");
     if (pr_str_ok(&s)) pr_log(PR_LOG_INFO, "%s", s.data);
@@ -496,7 +499,8 @@ static void log_access(const pr_http_req *req, double seconds) {
 /* After this the request is nobody's but its holders'. */
 static void detach(pr_http_req *req, bool went_out) {
     pthread_mutex_lock(&req->lock);
-    bool complete = went_out && req->replied && (!req->stream.active || (req->stream.ended && req->stream.at == req->stream.len));
+    bool complete = went_out && req->replied &&
+                    (!req->stream.active || (req->stream.ended && req->stream.at == req->stream.len));
     struct MHD_Response *unsent = req->response;
     req->con = NULL;
     req->response = NULL;

@@ -133,10 +133,12 @@ static void begin_conn(pr_http_server *s, struct MHD_Connection *con, void **con
         c->reading = true;
         atomic_store(&c->hung_up, false);
         c->peer[0] = '\0';
-        socklen_t len = peer->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6) : sizeof(struct sockaddr_in);
+        socklen_t len = peer->client_addr->sa_family == AF_INET6 ? sizeof(struct sockaddr_in6)
+                                                                 : sizeof(struct sockaddr_in);
         (void)getnameinfo(peer->client_addr, len, c->peer, sizeof c->peer, NULL, 0, NI_NUMERICHOST);
         struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.u64 = (uint64_t)c->generation << 32 | slot};
-        (void)epoll_ctl(s->watch_fd, EPOLL_CTL_ADD, c->fd, &event); /* without it a tick notices nothing: deadlines hold */
+        (void)epoll_ctl(s->watch_fd, EPOLL_CTL_ADD, c->fd,
+                        &event); /* without it a tick notices nothing: deadlines hold */
         if (!s->n_used++) wake_watch(s);
         *context = c;
     }
@@ -275,12 +277,12 @@ static pr_status open_daemon(pr_http_server *s, pr_err *err) {
     size_t pool = 2 * s->opts.header_bytes_max + ((size_t)24 << 10);
     s->exact_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
     s->daemon = MHD_start_daemon(
-        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL, pr__http_on_request,
-        s, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL, MHD_OPTION_LISTEN_SOCKET, s->listen_fd,
-        MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->opts.connections_max, MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, s, MHD_OPTION_NOTIFY_COMPLETED, pr__http_on_completed, s,
-        MHD_OPTION_URI_LOG_CALLBACK, pr__http_on_target, s, MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL,
-        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG, 0, NULL, NULL,
+        pr__http_on_request, s, MHD_OPTION_EXTERNAL_LOGGER, on_library_log, NULL, MHD_OPTION_LISTEN_SOCKET,
+        s->listen_fd, MHD_OPTION_CONNECTION_LIMIT, (unsigned)s->opts.connections_max,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, pool, MHD_OPTION_NOTIFY_CONNECTION, on_connection, s,
+        MHD_OPTION_NOTIFY_COMPLETED, pr__http_on_completed, s, MHD_OPTION_URI_LOG_CALLBACK, pr__http_on_target, s,
+        MHD_OPTION_UNESCAPE_CALLBACK, on_unescape, NULL, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
     return s->daemon ? PR_OK : pr_fail(err, PR_ERR_IO, "cannot start the HTTP library on port %u", (unsigned)s->port);
 }
 

@@ -24,10 +24,10 @@ typedef struct pr__conn {
     bool used;
     uint32_t generation; /* tells an old event of this slot from a new one */
     int fd;
-    double deadline;       /* 0: none */
-    bool reading;          /* between requests, or a request has not come in yet */
-    pr_http_req *req;      /* in progress; holds a reference */
-    atomic_bool hung_up;   /* the peer has closed, at least its sending side */
+    double deadline;     /* 0: none */
+    bool reading;        /* between requests, or a request has not come in yet */
+    pr_http_req *req;    /* in progress; holds a reference */
+    atomic_bool hung_up; /* the peer has closed, at least its sending side */
     char peer[PR__PEER_BYTES];
     /* The server's thread only: the target of the request being read, as it was sent, and where it stood. */
     char *target;
@@ -45,13 +45,13 @@ typedef struct pr__stream {
 struct pr_http_req {
     pthread_mutex_t lock;
     /* Under lock. */
-    uint32_t refs;              /* of users, and one of the server until the request is finished */
-    struct MHD_Connection *con; /* NULL: finished; server and conn must not be touched any more */
-    bool suspended;             /* the library waits for pr__req_wake() */
-    bool handled;               /* the handler has returned: from here on holders answer for the request */
-    bool replied;               /* a reply or a stream has begun */
-    bool failed;                /* cannot be answered: close the connection */
-    bool gone;                  /* nobody waits for the answer any more */
+    uint32_t refs;                 /* of users, and one of the server until the request is finished */
+    struct MHD_Connection *con;    /* NULL: finished; server and conn must not be touched any more */
+    bool suspended;                /* the library waits for pr__req_wake() */
+    bool handled;                  /* the handler has returned: from here on holders answer for the request */
+    bool replied;                  /* a reply or a stream has begun */
+    bool failed;                   /* cannot be answered: close the connection */
+    bool gone;                     /* nobody waits for the answer any more */
     struct MHD_Response *response; /* made, to be queued by the server's thread */
     pr__stream stream;
     pr_http_watch watch;
@@ -106,8 +106,7 @@ struct pr_http_server {
 void *pr__http_on_target(void *cls, const char *target, struct MHD_Connection *con);
 enum MHD_Result pr__http_on_request(void *cls, struct MHD_Connection *con, const char *url, const char *method,
                                     const char *version, const char *data, size_t *data_len, void **req_cls);
-void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls,
-                           enum MHD_RequestTerminationCode code);
+void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls, enum MHD_RequestTerminationCode code);
 
 /* reply.c. */
 void pr__req_tell_gone(pr_http_req *req);        /* call on_gone if that is due; without locks */

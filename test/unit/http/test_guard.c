@@ -51,8 +51,9 @@ static const char *target(const char *text) { return pr_http_guard_target(text, 
 static void targets_are_plain_paths(void **state) {
     (void)state;
     static const char *const good[] = {"/", "/a/b?c=d/../e", "/...", "/.well-known", "/a..", "/%41", "/a?b=%0a", "//"};
-    static const char *const bad[] = {"",     "a",    "*",    "http://a/", "/.",  "/a/..", "/../a", "/./", "/a/..?x", "/a b",
-                                      "/%",   "/%4",  "/a%g0", "/%00",     "/%7f", "/?%00", "/a#b",  "/\x80", "/a\n", "/?%1"};
+    static const char *const bad[] = {"",     "a",       "*",    "http://a/", "/.",   "/a/..", "/../a",
+                                      "/./",  "/a/..?x", "/a b", "/%",        "/%4",  "/a%g0", "/%00",
+                                      "/%7f", "/?%00",   "/a#b", "/\x80",     "/a\n", "/?%1"};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) assert_null(target(good[i]));
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         if (!target(bad[i])) print_message("taken: %s\n", bad[i]);
@@ -96,7 +97,8 @@ static void bearer_tokens_are_found(void **state) {
     assert_true(pr_http_bearer("bearer  sk-1_2.3~4+5/6== ", &token, &len));
     assert_int_equal(len, 16);
     assert_memory_equal(token, "sk-1_2.3~4+5/6==", 16);
-    static const char *const bad[] = {"", "Bearer", "Bearer ", "Bearerx", "Basic abc", "Bearer a b", "Bearer a,b", "Bearer \xc3"};
+    static const char *const bad[] = {"",          "Bearer",     "Bearer ",    "Bearerx",
+                                      "Basic abc", "Bearer a b", "Bearer a,b", "Bearer \xc3"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) assert_false(pr_http_bearer(bad[i], &token, &len));
     char text[600] = "Bearer ";
     memset(text + 7, 'a', 513);
@@ -121,9 +123,11 @@ static void ids_are_short_and_plain(void **state) {
 
 static void local_hosts_are_known(void **state) {
     (void)state;
-    static const char *const local[] = {"localhost", "LocalHost:80", "127.0.0.1", "127.8.9.1:8000", "[::1]", "[::1]:8000"};
-    static const char *const other[] = {"", "local", "localhost.evil", "127.0.0.1.evil", "evil:127.0.0.1", "[::2]", "[::1",
-                                        "[", "localhost:x", "10.0.0.1", "127.", "[::1]x"};
+    static const char *const local[] = {"localhost",      "LocalHost:80", "127.0.0.1",
+                                        "127.8.9.1:8000", "[::1]",        "[::1]:8000"};
+    static const char *const other[] = {
+        "",     "local", "localhost.evil", "127.0.0.1.evil", "evil:127.0.0.1", "[::2]",
+        "[::1", "[",     "localhost:x",    "10.0.0.1",       "127.",           "[::1]x"};
     for (size_t i = 0; i < sizeof local / sizeof *local; i++) assert_true(pr_http_host_is_local(local[i]));
     for (size_t i = 0; i < sizeof other / sizeof *other; i++) {
         if (pr_http_host_is_local(other[i])) print_message("local: %s\n", other[i]);
@@ -166,10 +170,10 @@ static void etags_are_listed(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(framing_is_read),          cmocka_unit_test(two_readings_are_refused),
-        cmocka_unit_test(targets_are_plain_paths),  cmocka_unit_test(queries_are_cut_and_unescaped),
-        cmocka_unit_test(bearer_tokens_are_found),  cmocka_unit_test(ids_are_short_and_plain),
-        cmocka_unit_test(local_hosts_are_known),    cmocka_unit_test(routes_fit),
+        cmocka_unit_test(framing_is_read),         cmocka_unit_test(two_readings_are_refused),
+        cmocka_unit_test(targets_are_plain_paths), cmocka_unit_test(queries_are_cut_and_unescaped),
+        cmocka_unit_test(bearer_tokens_are_found), cmocka_unit_test(ids_are_short_and_plain),
+        cmocka_unit_test(local_hosts_are_known),   cmocka_unit_test(routes_fit),
         cmocka_unit_test(etags_are_listed),
     };
     return cmocka_run_group_tests_name("guard", tests, NULL, NULL);

@@ -48,7 +48,7 @@ static void limits_requests_a_minute(void **state) {
     assert_false(pr_key_admit(bob, 109.5, &after));
     assert_int_equal(after, 1);
     assert_true(pr_key_admit(bob, 110.5, &after));
-    assert_false(pr_key_admit(bob, 105, &after)); /* a clock that goes back gives nothing */
+    assert_false(pr_key_admit(bob, 105, &after));                             /* a clock that goes back gives nothing */
     for (int i = 0; i < 6; i++) assert_true(pr_key_admit(bob, 1000, &after)); /* never more than a minute's worth */
     assert_false(pr_key_admit(bob, 1000, &after));
     pr_keys_close(keys);
@@ -133,9 +133,12 @@ static void every_allocation_may_fail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_a_key_by_its_secret), cmocka_unit_test(limits_requests_a_minute),
-        cmocka_unit_test(limits_requests_at_a_time), cmocka_unit_test(bad_files_are_refused_by_line),
-        cmocka_unit_test(loads_a_file),              cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(finds_a_key_by_its_secret),
+        cmocka_unit_test(limits_requests_a_minute),
+        cmocka_unit_test(limits_requests_at_a_time),
+        cmocka_unit_test(bad_files_are_refused_by_line),
+        cmocka_unit_test(loads_a_file),
+        cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests_name("keys", tests, NULL, NULL);
 }

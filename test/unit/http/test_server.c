@@ -33,8 +33,8 @@ static void tell(pr_http_req *req, void *arg) {
     pr_str s = {0};
     size_t len;
     const char *body = pr_http_req_body(req, &len), *x = pr_http_req_query(req, "x");
-    pr_str_printf(&s, "%s|%s|%s|%zu|%.20s|%s|%s", pr_http_req_method(req), pr_http_req_param(req), x ? x : "-", len, body,
-                  pr_http_req_peer(req), pr_http_req_key(req));
+    pr_str_printf(&s, "%s|%s|%s|%zu|%.20s|%s|%s", pr_http_req_method(req), pr_http_req_param(req), x ? x : "-", len,
+                  body, pr_http_req_peer(req), pr_http_req_key(req));
     len = s.len;
     pr_http_reply_owned(req, 200, "text/plain", NULL, 0, pr_str_take(&s), len);
 }
@@ -229,7 +229,8 @@ static void answers_pipelined_requests_in_order(void **state) {
     char all[4096] = "", want[64];
     for (int i = 0; i < 20; i++) {
         size_t len = strlen(all);
-        snprintf(all + len, sizeof all - len, "POST /tell?x=%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", i);
+        snprintf(all + len, sizeof all - len,
+                 "POST /tell?x=%d HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\nabc", i);
     }
     hc_puts(&c, all);
     for (int i = 0; i < 20; i++) {
@@ -475,7 +476,8 @@ static void listed_origins_may_ask(void **state) {
     static const char *const origins[] = {"https://app.example", "http://other.example:3000"};
     pr_http_server *s = start(&(pr_http_opts){.origins = origins, .n_origins = 2});
     char text[100];
-    hc_reply r = hc_ask(pr_http_port(s), "GET /hello HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example\r\n\r\n");
+    hc_reply r = hc_ask(pr_http_port(s),
+                        "GET /hello HTTP/1.1\r\nHost: localhost\r\nOrigin: https://app.example\r\n\r\n");
     assert_int_equal(r.status, 200);
     assert_string_equal(hc_header(&r, "Access-Control-Allow-Origin", text, sizeof text), "https://app.example");
     assert_string_equal(hc_header(&r, "Vary", text, sizeof text), "Origin");
@@ -575,8 +577,9 @@ static void each_request_is_one_line_of_json(void **state) {
         usleep(10000);
     }
     pr_log_set(NULL, NULL, PR_LOG_DEBUG);
-    static const char want[] = "{\"event\":\"request\",\"id\":\"log-1\",\"method\":\"GET\",\"path\":\"/hello\",\"status\":200,"
-                               "\"bytes\":11,\"seconds\":0.";
+    static const char want[] =
+        "{\"event\":\"request\",\"id\":\"log-1\",\"method\":\"GET\",\"path\":\"/hello\",\"status\":200,"
+        "\"bytes\":11,\"seconds\":0.";
     assert_memory_equal(h.line, want, sizeof want - 1);
     assert_non_null(strstr(h.line, "\"key\":\"\",\"peer\":\"127.0.0.1\",\"gone\":false}"));
 }

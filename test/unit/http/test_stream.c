@@ -145,10 +145,14 @@ static void numbers(pr_http_req *req, void *arg) {
 }
 
 static const pr_http_route routes[] = {
-    {"GET", "/hold", hold, NULL, 0, 0},          {"POST", "/hold", hold, NULL, 0, 0},
-    {"GET", "/stream", begin_stream, NULL, 0, 0}, {"GET", "/hello", hello, NULL, 0, 0},
-    {"GET", "/forget", begin_and_forget, NULL, 0, 0}, {"GET", "/big", big, NULL, 0, 0},
-    {"GET", "/later", later, NULL, 0, 0},        {"GET", "/numbers", numbers, NULL, 0, 0},
+    {"GET", "/hold", hold, NULL, 0, 0},
+    {"POST", "/hold", hold, NULL, 0, 0},
+    {"GET", "/stream", begin_stream, NULL, 0, 0},
+    {"GET", "/hello", hello, NULL, 0, 0},
+    {"GET", "/forget", begin_and_forget, NULL, 0, 0},
+    {"GET", "/big", big, NULL, 0, 0},
+    {"GET", "/later", later, NULL, 0, 0},
+    {"GET", "/numbers", numbers, NULL, 0, 0},
 };
 
 static pr_http_server *server;
@@ -241,8 +245,9 @@ static void a_request_that_waits_delays_nobody(void **state) {
     assert_true(hc_reply_get(&waits, &r, false));
     assert_int_equal(r.status, 503);
     assert_string_equal(hc_header(&r, "Retry-After", text, sizeof text), "7");
-    assert_string_equal(r.body, "{\"error\":{\"message\":\"come back\",\"type\":\"overloaded_error\",\"param\":\"model\","
-                                "\"code\":\"busy\"}}");
+    assert_string_equal(r.body,
+                        "{\"error\":{\"message\":\"come back\",\"type\":\"overloaded_error\",\"param\":\"model\","
+                        "\"code\":\"busy\"}}");
     hc_reply_free(&r);
     hc_close(&waits);
     assert_true(comes_true(&kept.released, 1));
@@ -317,7 +322,8 @@ static void an_event_arrives_at_once(void **state) {
         double at = pr_now();
         assert_int_equal(pr_http_stream_send(req, text, (size_t)n), PR_OK);
         assert_true(hc_wait_for(&c, text, 5));
-        assert_true(pr_now() - at < 1); /* far under any delayed acknowledgement would be nicer; the machine is shared */
+        assert_true(pr_now() - at <
+                    1); /* far under any delayed acknowledgement would be nicer; the machine is shared */
     }
     assert_int_equal(pr_http_stream_end(req), PR_OK);
     assert_int_not_equal(pr_http_stream_send(req, "x", 1), PR_OK);
