@@ -30,8 +30,10 @@ void pr_log_set(pr_log_sink sink, void *arg, pr_log_level min) {
     pthread_mutex_unlock(&lock);
 }
 
+bool pr_log_wants(pr_log_level level) { return (int)level >= atomic_load_explicit(&level_min, memory_order_relaxed); }
+
 void pr_log(pr_log_level level, const char *fmt, ...) {
-    if ((int)level < atomic_load_explicit(&level_min, memory_order_relaxed)) return;
+    if (!pr_log_wants(level)) return;
     char line[LINE_MAX_BYTES];
     va_list args;
     va_start(args, fmt);

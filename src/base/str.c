@@ -99,10 +99,26 @@ static char json_escape(unsigned char c) {
     return 0;
 }
 
+/* Are text[0..8) all ASCII that a JSON string holds as it is? Eight bytes are looked at as one number: `below` has the
+ * high bit of each byte that is under 0x20 set, `quote` and `slash` of each that is a zero after the xor (and perhaps of
+ * bytes above one that is, which does no harm). */
+static bool plain_ascii(const char *text) {
+    const uint64_t ones = 0x0101010101010101, high = 0x8080808080808080;
+    uint64_t eight;
+    memcpy(&eight, text, sizeof eight);
+    uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\';
+    uint64_t below = eight - ones * 0x20;
+    return ((eight | below | (quote - ones) | (slash - ones)) & high) == 0;
+}
+
 void pr_str_json(pr_str *s, const char *text, size_t len) {
     pr_str_append(s, "\"", 1);
     size_t plain = 0, i = 0; /* text[plain..i) needs no change */
     while (i < len) {
+        if (len - i >= 8 && plain_ascii(text + i)) {
+            i += 8;
+            continue;
+        }
         unsigned char c = (unsigned char)text[i];
         int32_t cp = c;
         size_t step = c < 0x80 ? 1 : pr_utf8_decode(text + i, len - i, &cp);
