@@ -25,153 +25,24 @@ Output is Markdown on stdout; what is going on goes to stderr.
 import argparse
 import datetime
 import glob
-import json
 import os
-import platform
-import resource
 import shutil
 import statistics
 import subprocess
 import sys
-import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-RUNNER = os.path.join(ROOT, "bench", "peer", "llama_runner.py")
-PEERS = {"llama.cpp": ("llama-cpp-python", "llama_cpp"), "ik_llama.cpp": ("ik-llama-cpp-python", "ik_llama_cpp")}
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "peer"))
+
+from common import (PEERS, ROOT, Peer, Precis, Spinner, cell, machine, peer_python, ratio, say, table,  # noqa: E402
+                    take_turns)
+
 SYNTHETIC = [("synthetic 1.1B Q8_0", "q8_0"), ("synthetic 1.1B F16", "f16")]
-
-
-def say(text):
-    print(text, file=sys.stderr, flush=True)
-
-
-def run_json(command):
-    """The JSON object that a command prints on its last line of stdout."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr.strip()[-2000:]}")
-    text = done.stdout.strip()
-    return json.loads(text[text.index("{"):])
-
-
-# ---- the two sides ---------------------------------------------------------------------------------------------------
-
-
-class Precis:
-    name = "precis"
-
-    def __init__(self, args):
-        self.args = args
-
-    def version(self):
-        return subprocess.run([self.args.precis, "--version"], stdout=subprocess.PIPE, text=True).stdout.strip()
-
-    def measure(self, model, prompt, generate):
-        got = run_json([self.args.precis, "bench", model, "-t", str(self.args.threads), "-p", str(prompt), "-n", str(generate),
-                        "-r", "1", "--json"])
-        return {"prefill": got["prefill_tokens_per_second"], "decode": got["decode_tokens_per_second"]}
-
-
-class Peer:
-    def __init__(self, args, name, python, flash):
-        self.args, self.python, self.flash, self.module = args, python, flash, PEERS[name][1]
-        self.name = f"{name}{' flash' if flash else ''}"
-
-    def command(self, *rest):
-        return [self.python, RUNNER, "--module", self.module, "-t", str(self.args.threads), *rest]
-
-    def about(self):
-        return run_json(self.command())
-
-    def measure(self, model, prompt, generate):
-        return run_json(self.command(model, "-p", str(prompt), "-n", str(generate), *(["--flash"] if self.flash else [])))
-
-
-def peer_python(args, name):
-    """A Python that has the peer's binding, built natively when there is none yet."""
-    if args.peer_python:
-        return args.peer_python
-    package, module = PEERS[name]
-    python = os.path.join(args.work, "venv-" + module, "bin", "python")
-    if os.path.exists(python) and subprocess.run([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode == 0:
-        return python
-    say(f"building {package} for this processor; this takes minutes")
-    subprocess.run([sys.executable, "-m", "venv", os.path.dirname(os.path.dirname(python))], check=True)
-    env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-binary", package, package], check=True, env=env,
-                   stdout=sys.stderr)
-    return python
-
-
-# ---- measuring -------------------------------------------------------------------------------------------------------
-
-
-DISTURBED = 0.1  # processors that others may use during a measurement
-
-
-def busy_seconds():
-    """CPU seconds that all processors spent on anything so far (with what the host took), and those of our children."""
-    with open("/proc/stat") as f:
-        user, nice, system, _, _, irq, softirq, steal = (int(x) for x in f.readline().split()[1:9])
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), children.ru_utime + children.ru_stime
-
-
-def undisturbed(measure, retries):
-    """measure()'s result, and how many processors others used meanwhile."""
-    for attempt in range(retries + 1):
-        all_before, own_before = busy_seconds()
-        start = time.monotonic()
-        result = measure()
-        wall = time.monotonic() - start
-        all_after, own_after = busy_seconds()
-        others = max(0.0, (all_after - all_before) - (own_after - own_before)) / wall
-        if others <= DISTURBED:
-            break
-        say(f"    others used {others:.2f} processors" + (": again" if attempt < retries else ""))
-        if attempt < retries:
-            time.sleep(10)
-    return result, others
-
-
-class Spinner:
-    """A neighbour that wants a whole processor."""
-
-    def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.wait()
-
-
-def take_turns(sides, model, rounds, prompt, generate, retries=0):
-    """{side: {"prefill": [...], "decode": [...], "others": [...]}}; a prompt of 0 tokens leaves prefill out."""
-    out = {side.name: {} for side in sides}
-    for r in range(rounds):
-        for side in sides:
-            result, others = undisturbed(lambda side=side: side.measure(model, prompt, generate), retries)
-            numbers = {k: result[k] for k in (("prefill", "decode") if prompt else ("decode",))}
-            say(f"  round {r + 1} {side.name:20s} " + "  ".join(f"{k} {v:.1f}" for k, v in sorted(numbers.items())))
-            for k, v in numbers.items():
-                out[side.name].setdefault(k, []).append(v)
-            out[side.name].setdefault("others", []).append(others)
-    return out
 
 
 def best_of(results, prefix, what):
     """The list of the peer's flash setting with the better median."""
     lists = [v[what] for name, v in results.items() if name.split(" ")[0] == prefix and what in v]
     return max(lists, key=statistics.median)
-
-
-def cell(values):
-    digits = 0 if statistics.median(values) >= 100 else 1
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
-
-
-def ratio(a, b):
-    return f"{statistics.median(a) / statistics.median(b):.2f}x"
 
 
 def speed_rows(label, results, peers):
@@ -204,27 +75,7 @@ def busy_rows(label, sides, model, rounds, generate):
              f"{statistics.median(busy[side.name]) / statistics.median(alone[side.name]):.2f}"] for side in sides]
 
 
-# ---- the report ------------------------------------------------------------------------------------------------------
-
-
-def table(head, rows):
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
-
-
-def machine():
-    cpu, count = {}, 0
-    with open("/proc/cpuinfo") as f:
-        for line in f:
-            key, _, value = line.partition(":")
-            count += key.strip() == "processor"
-            cpu.setdefault(key.strip(), value.strip())
-    with open("/proc/meminfo") as f:
-        ram = int(f.readline().split()[1]) / 1e6
-    flags = [x for x in ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8") if x in cpu.get("flags", "").split()]
-    return (f"{cpu.get('model name', platform.processor())} (family {cpu.get('cpu family', '?')}, model {cpu.get('model', '?')}; "
-            f"{' '.join(flags)}), {count} processors ({len(os.sched_getaffinity(0))} allowed), {ram:.0f} GB RAM, "
-            f"{platform.system()} {platform.release()}")
+# ---- the run ---------------------------------------------------------------------------------------------------------
 
 
 def find_default_model():

@@ -19,6 +19,16 @@ import json
 import time
 
 
+def open_library(module):
+    """The binding's functions, its log silenced."""
+    lib = importlib.import_module(module)
+    lib = getattr(lib, "llama_cpp", lib)
+    lib.quiet = lib.llama_log_callback(lambda level, text, arg: None)  # must live as long as the library
+    lib.llama_log_set(lib.quiet, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    return lib
+
+
 def system_info(lib):
     return lib.llama_print_system_info().decode().strip()
 
@@ -39,11 +49,8 @@ def set_if_there(params, **fields):
 
 
 class Peer:
-    def __init__(self, lib, path, threads, context, flash):
+    def __init__(self, lib, path, threads, context, flash, **context_params):
         self.lib = lib
-        self.quiet = lib.llama_log_callback(lambda level, text, arg: None)
-        lib.llama_log_set(self.quiet, ctypes.c_void_p(0))
-        lib.llama_backend_init()
         mp = lib.llama_model_default_params()
         set_if_there(mp, n_gpu_layers=0)
         load = getattr(lib, "llama_model_load_from_file", None) or lib.llama_load_model_from_file
@@ -53,7 +60,7 @@ class Peer:
         cp = lib.llama_context_default_params()
         # flash_attn_type: 0 off, 1 on; flash_attn: older versions and forks
         set_if_there(cp, n_ctx=context, n_batch=context, n_ubatch=512, n_threads=threads, n_threads_batch=threads,
-                     flash_attn_type=1 if flash else 0, flash_attn=bool(flash), no_perf=True)
+                     flash_attn_type=1 if flash else 0, flash_attn=bool(flash), no_perf=True, **context_params)
         make = getattr(lib, "llama_init_from_model", None) or lib.llama_new_context_with_model
         self.ctx = make(self.model, cp)
         if not self.ctx:
@@ -69,8 +76,8 @@ class Peer:
         else:
             self.lib.llama_kv_cache_clear(self.ctx)
 
-    def step(self, position, tokens):
-        """Feed tokens from `position` on and wait for the last one's logits."""
+    def step(self, position, tokens, all_logits=False):
+        """Feed tokens from `position` on and wait for the last one's logits, or everyone's."""
         b = self.batch
         b.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
@@ -78,7 +85,7 @@ class Peer:
             b.pos[i] = position + i
             b.n_seq_id[i] = 1
             b.seq_id[i][0] = 0
-            b.logits[i] = i == len(tokens) - 1
+            b.logits[i] = all_logits or i == len(tokens) - 1
         if self.lib.llama_decode(self.ctx, b) != 0:
             raise SystemExit("llama_decode failed")
         self.lib.llama_get_logits_ith(self.ctx, len(tokens) - 1)[0]
@@ -112,8 +119,7 @@ def main():
     ap.add_argument("-n", "--generate", type=int, default=128, help="decode tokens; 0: skip")
     ap.add_argument("--flash", action="store_true", help="flash attention on")
     args = ap.parse_args()
-    lib = importlib.import_module(args.module)
-    lib = getattr(lib, "llama_cpp", lib)
+    lib = open_library(args.module)
     out = {"version": package_version(args.module), "system_info": system_info(lib)}
     if args.model:
         context = max(args.prompt, args.depth + args.generate, 32)

@@ -161,7 +161,7 @@ static void encode_body(void *ctx, uint32_t block, int thread) {
     pr__rows_floor(rows, &e->pass);
     pr__rows_search(rows, &e->pass);
     set_rows(rows, e);
-    pr__rows_search(rows, &e->pass);
+    pr__rows_round(rows, e->job->cols);
     pr__rows_feedback(rows, &e->pass);
     for (uint32_t i = 0; i < e->opts.n_polish; i++) pr__rows_descend(rows, &e->pass);
     note_loss(rows, e, PR_PLANE_P2, first);

@@ -4,7 +4,7 @@
  * Everything that all rows share is settled here, so that afterwards each block of rows goes its own way from start to
  * end, whatever its size and whoever works on it. Up to 256 rows evenly spread, 32 at a time, are encoded with
  * real numbers: feedback, then rounds of descent with the codebooks refitted between them. Then codebooks become
- * integers, and the step of p8 is the one of a dozen with which feedback ends nearest to the weights. Sums
+ * integers, and the step of p8 is the one with which feedback ends nearest to the weights. Sums
  * over blocks are taken in their order.
  *
  * Refitting codebooks takes a product for each entry, so it looks at 16 rows of every other block: the 16 numbers sought have
@@ -22,8 +22,12 @@ enum { N4 = 16, N2 = 4, REFIT_EVERY = 2 };
 static const float normal2[N2] = {-1.557f, -0.475f, 0.475f, 1.557f};
 static const float normal4[N4] = {-2.7f, -2.03f, -1.57f, -1.2f, -0.89f, -0.63f, -0.37f, -0.12f,
                                   0.12f, 0.37f,  0.63f,  0.89f, 1.2f,   1.57f,  2.03f,  2.7f};
-static const float steps8[] = {0.035f, 0.04f, 0.045f, 0.05f, 0.056f, 0.0625f, 0.07f, 0.08f, 0.09f, 0.1f, 0.115f, 0.13f};
-enum { N_STEPS = sizeof steps8 / sizeof *steps8, GUESS = 5 };
+
+/* Steps of p8, in units of a group's deviation: what codes are held to in the sample, and what it is then taken times. A smaller
+ * one halves the error of int8 soon, but codes that must reach the weight with it cost int4 and int2 more and more. */
+static const float step_guess = 0.042f;
+static const float step_times[] = {0.85f, 0.9f, 0.95f, 1, 1.06f, 1.13f, 1.25f, 1.45f, 1.8f};
+enum { N_TIMES = sizeof step_times / sizeof *step_times };
 
 typedef struct equations { /* normal equations of a codebook */
     double a[N4][N4], b[N4];
@@ -81,8 +85,7 @@ static void loop(maker *m, void (*body)(void *ctx, uint32_t block, int thread)) 
 
 /* Scales of the weights that have code i, else 0, for the first 16 lanes: out[i][cols][16]. */
 static void spread_entries(const pr__rows *rows, uint32_t cols, bool four, float *out) {
-    uint32_t n = four ? N4 : N2;
-    memset(out, 0, (size_t)n * cols * PR_TILE_ROWS * sizeof *out);
+    memset(out, 0, (size_t)(four ? N4 : N2) * cols * PR_TILE_ROWS * sizeof *out);
     for (uint32_t c = 0; c < cols; c++)
         for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
             uint32_t code = rows->code[(size_t)c * PR__LANES + r] >> (four ? 0 : 2);
@@ -213,13 +216,17 @@ static void means_of_codes(const maker *m, float mean[N4]) {
     }
 }
 
+/* The step, and with it c8: each code's nibbles around what it stands for, and no gap between one code's and the next's. */
 static void set_step(pr__encoder *e, const float mean[N4], float fine) {
+    float *c8 = e->book.c8;
     e->book.fine = fine;
     e->book.reach = true;
+    for (int i = 0; i < N4; i++) c8[i] = rintf(mean[i] / fine - 7.5f);
+    for (int i = N4 / 2; i < N4; i++) c8[i] = fminf(c8[i], c8[i - 1] + 16);
+    for (int i = N4 / 2; i-- > 0;) c8[i] = fmaxf(c8[i], c8[i + 1] - 16);
     for (int i = 0; i < N4; i++) {
-        float c = rintf(mean[i] / fine - 7.5f);
-        e->book.c8[i] = c < -128 ? -128 : c > 112 ? 112 : c;
-        e->job->book.c8[i] = (int8_t)e->book.c8[i];
+        c8[i] = c8[i] < -128 ? -128 : c8[i] > 112 ? 112 : c8[i];
+        e->job->book.c8[i] = (int8_t)c8[i];
     }
 }
 
@@ -237,13 +244,13 @@ static pr__refined refined(maker *m) {
 /* Codes that reach, with the step so far; then the step that is best for them. */
 static void find_step(maker *m) {
     pr__encoder *e = m->e;
-    float mean[N4], best_fine = e->book.fine;
+    float mean[N4], old = e->book.fine, best_fine = old;
     double best = INFINITY;
     loop(m, floor_body);
     loop(m, descend_body);
     means_of_codes(m, mean);
-    for (int i = 0; i < N_STEPS; i++) {
-        set_step(e, mean, steps8[i] / e->book.sigma4);
+    for (int i = 0; i < N_TIMES; i++) {
+        set_step(e, mean, step_times[i] * old);
         double error = refined(m).error;
         if (error >= best) continue;
         best = error;
@@ -254,6 +261,8 @@ static void find_step(maker *m) {
 
 /* The finest k16 with which next to nothing that p8 leaves is out of reach. */
 static void find_k16(maker *m) {
+    loop(m, floor_body);
+    loop(m, descend_body);
     pr__refined r = refined(m);
     int at = 0;
     while (at < 3 && (double)r.beyond[at] > 1e-3 * (double)r.n) at++;
@@ -316,8 +325,7 @@ static void make(maker *m) {
     if (e->opts.n_planes > PR_PLANE_P8) {
         float mean[N4];
         means_of_codes(m, mean);
-        set_step(e, mean, steps8[GUESS] / e->book.sigma4);
-        find_step(m);
+        set_step(e, mean, step_guess / e->book.sigma4);
         find_step(m);
         find_k16(m);
     }

@@ -97,6 +97,7 @@ void pr__rows_close(pr__rows *rows);
 void pr__rows_load(pr__rows *rows, const float *w, uint32_t cols, const uint32_t *index, uint32_t n_rows, float unit);
 void pr__rows_floor(pr__rows *rows, const pr__pass *pass);  /* floor4 by the book */
 void pr__rows_search(pr__rows *rows, const pr__pass *pass); /* s2, s4 for w as it is */
+void pr__rows_round(pr__rows *rows, uint32_t cols);         /* s2, s4 to their quanta */
 void pr__rows_feedback(pr__rows *rows,
                        const pr__pass *pass); /* codes with feedback; s2, s4 anew for what is to be met */
 void pr__rows_descend(pr__rows *rows, const pr__pass *pass); /* one round of refit of scales and choice of codes */

@@ -197,6 +197,13 @@ static void search(const pr__pass *pass, const float *x, size_t stride, const fl
     }
 }
 
+void pr__rows_round(pr__rows *rows, uint32_t cols) {
+    for (uint32_t g = 0; g < cols / PR_BLOCK * LANES; g += LANES) {
+        round_scales(rows->s2 + g, rows->quantum2, NULL);
+        round_scales(rows->s4 + g, rows->quantum4, rows->floor4 + g);
+    }
+}
+
 void pr__rows_search(pr__rows *rows, const pr__pass *pass) {
     for (uint32_t first = 0; first < pass->hess->cols; first += PR_BLOCK) {
         const float *x = rows->w + (size_t)first * LANES, *weight = pass->hess->diag + first;

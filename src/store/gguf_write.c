@@ -202,8 +202,8 @@ static size_t value_bytes(const pr_meta *m) {
 
 void pr_gguf_meta_copy(pr_gguf_writer *w, const pr_model_file *from, const char *key) {
     const pr_meta *m = pr_model_file_meta(from, key);
-    if (strcmp(key, "general.alignment") == 0) return;
-    if (!m && w->err.status == PR_OK) {
+    if (w->err.status != PR_OK || strcmp(key, "general.alignment") == 0) return;
+    if (!m) {
         pr_fail(&w->err, PR_ERR_ARG, "%s has no %s that could be copied", pr_model_file_path(from), key);
         return;
     }

@@ -42,9 +42,9 @@ static void put_shape(const pr_plane_set *set, uint32_t row, number *out) {
 
 static void put_book(const pr_plane_set *set, uint32_t row, number *out) {
     const pr_plane_book *b = &set->tensors[row].book;
-    for (int i = 0; i < 4; i++) out[i].i = b->c2[i];
-    for (int i = 0; i < 16; i++) out[4 + i].i = b->c4[i];
-    for (int i = 0; i < 16; i++) out[20 + i].i = b->c8[i];
+    for (int i = 0; i < 4; i++) out[i].i = (int32_t)b->c2[i];
+    for (int i = 0; i < 16; i++) out[4 + i].i = (int32_t)b->c4[i];
+    for (int i = 0; i < 16; i++) out[20 + i].i = (int32_t)b->c8[i];
     out[36].i = b->k16;
 }
 

@@ -145,8 +145,14 @@ static void released_pages_read_as_zero(void **state) {
 static void reserve_counts_only_what_is_committed(void **state) {
     (void)state;
     size_t before = pr_mem_bytes(PR_TAG_KV);
-    unsigned char *p = pr_reserve(64 * MIB);
+    unsigned char *p = pr_reserve(64 * MIB), *huge = pr_reserve_huge(5 * MIB);
     assert_non_null(p);
+    assert_non_null(huge);
+    assert_int_equal((uintptr_t)huge % (2 * MIB), 0);
+    huge[5 * MIB - 1] = 1;
+    pr_map_release(huge + 3 * MIB, 2 * MIB);
+    assert_int_equal(huge[5 * MIB - 1], 0);
+    pr_unreserve(huge, 5 * MIB);
     assert_int_equal(pr_mem_bytes(PR_TAG_KV), before);
     uint64_t requests = pr_mem_count();
     assert_true(pr_commit(PR_TAG_KV, MIB));
@@ -157,6 +163,8 @@ static void reserve_counts_only_what_is_committed(void **state) {
     assert_int_equal(p[0], 0);
     assert_int_equal(pr_mem_bytes(PR_TAG_KV), before);
     pr_unreserve(p, 64 * MIB);
+    pr_mem_fail_after(0, false);
+    assert_null(pr_reserve_huge(5 * MIB));
     pr_mem_fail_after(0, false);
     assert_false(pr_commit(PR_TAG_KV, MIB));
     assert_int_equal(pr_mem_bytes(PR_TAG_KV), before);

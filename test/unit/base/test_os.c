@@ -1,6 +1,7 @@
 #include "base/os.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -109,6 +110,29 @@ static void short_reads_are_continued(void **state) {
         assert_string_equal(text, "0123456789");
         pr_free(text);
     }
+}
+
+static void a_changed_file_is_noticed(void **state) {
+    (void)state;
+    put("/data", "0123456789");
+    pr_file file;
+    struct stat st;
+    assert_int_equal(pr_file_open(at("/data"), &file, NULL), PR_OK);
+    assert_false(pr_file_changed(&file));
+    assert_int_equal(stat(at("/data"), &st), 0);
+    const struct timespec times[2] = {st.st_atim, {st.st_mtim.tv_sec, st.st_mtim.tv_nsec ^ 1}};
+    assert_int_equal(utimensat(AT_FDCWD, at("/data"), times, 0), 0);
+    assert_true(pr_file_changed(&file));
+    pr_file_close(&file);
+    assert_int_equal(pr_file_open(at("/data"), &file, NULL), PR_OK);
+    assert_false(pr_file_changed(&file));
+    assert_int_equal(stat(at("/data"), &st), 0);
+    assert_int_equal(truncate(at("/data"), 9), 0);
+    const struct timespec same[2] = {st.st_atim, st.st_mtim};
+    assert_int_equal(utimensat(AT_FDCWD, at("/data"), same, 0), 0);
+    assert_true(pr_file_changed(&file));
+    pr_file_close(&file);
+    assert_true(pr_file_changed(&file)); /* closed: whatever it was, it cannot be vouched for */
 }
 
 static void a_dying_disk_is_reported(void **state) {
@@ -279,6 +303,7 @@ int main(void) {
         with_folder(reads_where_told),
         with_folder(opens_regular_files_only),
         with_folder(short_reads_are_continued),
+        with_folder(a_changed_file_is_noticed),
         with_folder(a_dying_disk_is_reported),
         with_folder(slurp_is_bounded),
         with_folder(makes_folders),

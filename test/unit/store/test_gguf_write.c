@@ -259,6 +259,129 @@ static void a_failed_write_leaves_nothing(void **state) {
     assert_int_equal(n_entries(), 0);
 }
 
+/* ---- what comes later, what is copied ---- */
+
+static void later_values_are_patched_in(void **state) {
+    (void)state;
+    static const int32_t numbers[3] = {7, -8, 9}, old[3] = {1, 2, 3};
+    static const float reals[2] = {0.5f, -2};
+    for (int when = 0; when < 3; when++) { /* before the data, while the header is in the buffer, when it is out */
+        static uint8_t data[1 << 20];
+        const uint64_t dims[1] = {sizeof data};
+        pr_gguf_writer *w;
+        pr_model_file *f;
+        pr_err err = {0};
+        int64_t i;
+        double d;
+        assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+        pr_gguf_meta_u32(w, "before", 1);
+        pr_gguf_meta_later(w, "reals", PR_F32, 2);
+        pr_gguf_meta_later(w, "numbers", PR_I32, 3);
+        pr_gguf_meta_later(w, "none", PR_I32, 0);
+        pr_gguf_meta_u32(w, "after", 2);
+        pr_gguf_tensor(w, "t", PR_I8, 1, dims);
+        if (when > 0) assert_int_equal(pr_gguf_data(w, data, when == 1 ? 10 : sizeof data, &err), PR_OK);
+        assert_int_equal(pr_gguf_patch(w, "numbers", old, sizeof old, &err), PR_OK);
+        assert_int_equal(pr_gguf_patch(w, "numbers", numbers, sizeof numbers, &err), PR_OK);
+        assert_int_equal(pr_gguf_patch(w, "reals", reals, sizeof reals, &err), PR_OK);
+        assert_int_equal(pr_gguf_patch(w, "none", reals, 0, &err), PR_OK);
+        if (when < 2) {
+            size_t done = when == 1 ? 10 : 0;
+            assert_int_equal(pr_gguf_data(w, data + done, sizeof data - done, &err), PR_OK);
+        }
+        assert_int_equal(pr_gguf_flush(w, &err), PR_OK);
+        for (int finished = 0; finished < 2; finished++) {
+            if (pr_model_file_open(finished ? path : pr_gguf_part_path(w), &f, &err)) fail_msg("%s", err.text);
+            assert_true(pr_meta_at_i64(pr_model_file_meta(f, "numbers"), 1, &i) && i == -8);
+            assert_true(pr_meta_at_i64(pr_model_file_meta(f, "numbers"), 2, &i) && i == 9);
+            assert_true(pr_meta_at_f64(pr_model_file_meta(f, "reals"), 1, &d) && d == -2);
+            pr_model_file_close(f);
+            if (!finished) assert_int_equal(pr_gguf_finish(w, &err), PR_OK);
+        }
+    }
+}
+
+static void patch_unknown(pr_gguf_writer *w) {
+    pr_gguf_meta_later(w, "numbers", PR_I32, 2);
+    pr_gguf_patch(w, "number", four, 8, NULL);
+}
+static void patch_too_much(pr_gguf_writer *w) {
+    pr_gguf_meta_later(w, "numbers", PR_I32, 2);
+    pr_gguf_patch(w, "numbers", four, 12, NULL);
+}
+static void kept_error(pr_gguf_writer *w) {
+    pr_gguf_keep(w, &(pr_err){.status = PR_ERR_LIMIT, .text = "the caller's own"});
+    pr_gguf_meta_u32(w, "n", 1);
+}
+
+static void refuses_wrong_patches(void **state) {
+    (void)state;
+    refused(patch_unknown, "number was described with 0 bytes, not 8");
+    refused(patch_too_much, "numbers was described with 8 bytes, not 12");
+    refused(kept_error, "the caller's own");
+}
+
+/* Every kind of value, through a file that was made byte by byte. */
+static void copies_any_value(void **state) {
+    (void)state;
+    char source[300];
+    static blob b;
+    snprintf(source, sizeof source, "%s/source.gguf", folder);
+    b.n = 0;
+    blob_bytes(&b, "GGUF", 4);
+    blob_int(&b, 3, 4);
+    blob_int(&b, 0, 8);
+    blob_int(&b, 13 + 13 + 2, 8);
+    for (uint32_t kind = 0; kind < 13; kind++) { /* scalars; of 9, the array, an empty one */
+        static const uint8_t widths[13] = {1, 1, 2, 2, 4, 4, 4, 1, 0, 0, 8, 8, 8};
+        char key[16];
+        snprintf(key, sizeof key, "k%u", kind);
+        blob_str(&b, key);
+        blob_int(&b, kind, 4);
+        if (kind == 8) blob_str(&b, "some text");
+        else if (kind == 9) blob_int(&b, 4, 4), blob_int(&b, 0, 8);
+        else blob_int(&b, kind == 7 ? 1 : 0x4142434445464748u + kind, widths[kind]);
+        snprintf(key, sizeof key, "a%u", kind);
+        blob_str(&b, key);
+        blob_int(&b, 9, 4);
+        blob_int(&b, kind == 9 ? 8 : kind, 4);
+        blob_int(&b, kind == 9 ? 0 : 3, 8);
+        for (int i = 0; i < 3 && kind != 9; i++) {
+            if (kind == 8) blob_str(&b, i == 1 ? "" : "words");
+            else blob_int(&b, kind == 7 ? 1 : 0x4142434445464748u + kind, widths[kind]);
+        }
+    }
+    size_t from = 24, to = b.n;
+    blob_str(&b, "general.alignment");
+    blob_int(&b, 4, 4);
+    blob_int(&b, 64, 4);
+    blob_str(&b, "last");
+    blob_int(&b, 4, 4);
+    blob_int(&b, 5, 4);
+    blob_pad(&b, 64);
+    blob_save(&b, source);
+
+    pr_model_file *f;
+    pr_gguf_writer *w;
+    pr_err err = {0};
+    char *copy;
+    size_t len;
+    if (pr_model_file_open(source, &f, &err)) fail_msg("%s", err.text);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    for (size_t i = 0; i < pr_model_file_n_meta(f); i++) pr_gguf_meta_copy(w, f, pr_model_file_meta_key(f, i));
+    if (pr_gguf_finish(w, &err)) fail_msg("%s", err.text);
+    assert_int_equal(pr_file_slurp(path, 1 << 20, &copy, &len, NULL), PR_OK);
+    assert_true(len > to && memcmp(copy + from, b.data + from, to - from) == 0);
+    pr_free(copy);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    pr_gguf_meta_copy(w, f, "nothing");
+    pr_gguf_meta_copy(w, f, "nor this"); /* the first error is the one that is told */
+    assert_int_equal(pr_gguf_finish(w, &err), PR_ERR_ARG);
+    assert_non_null(strstr(err.text, "has no nothing"));
+    pr_model_file_close(f);
+    unlink(source);
+}
+
 static void every_allocation_may_fail(void **state) {
     (void)state;
     for (int64_t n = 0;; n++) {
@@ -280,10 +403,17 @@ static void every_allocation_may_fail(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(writes_what_is_read_back),         cmocka_unit_test(writes_files_without_tensors),
-        cmocka_unit_test(large_pieces_pass_the_buffer),     cmocka_unit_test(refuses_wrong_calls),
-        cmocka_unit_test(checks_the_disk_before_it_writes), cmocka_unit_test(a_failed_write_leaves_nothing),
-        cmocka_unit_test(every_allocation_may_fail),        cmocka_unit_test(replaces_nothing_but_regular_files),
+        cmocka_unit_test(writes_what_is_read_back),
+        cmocka_unit_test(writes_files_without_tensors),
+        cmocka_unit_test(large_pieces_pass_the_buffer),
+        cmocka_unit_test(refuses_wrong_calls),
+        cmocka_unit_test(checks_the_disk_before_it_writes),
+        cmocka_unit_test(a_failed_write_leaves_nothing),
+        cmocka_unit_test(every_allocation_may_fail),
+        cmocka_unit_test(replaces_nothing_but_regular_files),
+        cmocka_unit_test(later_values_are_patched_in),
+        cmocka_unit_test(refuses_wrong_patches),
+        cmocka_unit_test(copies_any_value),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

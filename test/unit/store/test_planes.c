@@ -236,7 +236,7 @@ static void set_time(int fd, int64_t mtime_ns) {
 /* Flip a byte of an open file; with `mtime_ns` as if it had always been so. */
 static void flip(const char *path, uint64_t at, int64_t mtime_ns) {
     int fd = open(path, O_RDWR);
-    uint8_t byte;
+    uint8_t byte = 0;
     assert_true(fd >= 0 && pread(fd, &byte, 1, (off_t)at) == 1);
     byte ^= 1;
     assert_true(pwrite(fd, &byte, 1, (off_t)at) == 1);

@@ -80,7 +80,7 @@ static pr_residency_state state_of(world *w) {
 static int level_at(const pr_plane_set *set, uint32_t n, uint32_t unit) {
     int level = PR_PLANE_P2;
     for (uint32_t i = 0; i < n; i++) {
-        if (set->increments[i].unit == unit) level = set->increments[i].plane;
+        if (set->increments[i].unit == unit) level = (int)set->increments[i].plane;
     }
     return level;
 }
