@@ -18,8 +18,9 @@
 
 enum { N4 = 16, N2 = 4, REFIT_EVERY = 2, ROUNDS_MAX = 3, REFITS_MAX = 2 };
 
-/* Steps from the first nibble of a code to that of the next: 16 leave no gap, at 17 p16 still carries what falls between. */
-enum { GAP_MAX = 17 };
+/* Steps from the first nibble of a code to that of the next: 16 leave no gap; with 19 few weights fall between, and p16 at
+ * k16 = 64 still carries what they lack. */
+enum { GAP_MAX = 19 };
 
 /* In units of a group's deviation: the best nested codebook of normally distributed numbers. */
 static const float normal2[N2] = {-1.557f, -0.475f, 0.475f, 1.557f};
@@ -29,7 +30,7 @@ static const float normal4[N4] = {-2.7f, -2.03f, -1.57f, -1.2f, -0.89f, -0.63f, 
 /* Steps of p8, in units of a group's deviation: what codes are held to in the sample, and what it is then taken times. A smaller
  * one halves the error of int8 soon, but codes that must reach the weight with it cost int4 and int2 more and more. */
 static const float step_guess = 0.042f;
-static const float step_times[] = {0.85f, 0.9f, 0.95f, 1, 1.06f, 1.13f, 1.25f, 1.45f, 1.8f};
+static const float step_times[] = {0.8f, 0.85f, 0.9f, 0.95f, 1, 1.06f, 1.13f, 1.25f, 1.45f, 1.8f};
 enum { N_TIMES = sizeof step_times / sizeof *step_times };
 
 typedef struct equations { /* normal equations of a codebook */
@@ -91,7 +92,7 @@ static void spread_entries(const pr__rows *rows, uint32_t cols, bool four, float
     memset(out, 0, (size_t)(four ? N4 : N2) * cols * PR_TILE_ROWS * sizeof *out);
     for (uint32_t c = 0; c < cols; c++)
         for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
-            uint32_t code = rows->code[(size_t)c * PR__LANES + r] >> (four ? 0 : 2);
+            uint32_t code = (uint32_t)rows->code[(size_t)c * PR__LANES + r] / (four ? 1 : 4);
             const float *s = four ? rows->s4 : rows->s2;
             out[((size_t)code * cols + c) * PR_TILE_ROWS + r] = s[(size_t)(c / PR_BLOCK) * PR__LANES + r];
         }
@@ -113,7 +114,7 @@ static void equations_body(void *ctx, uint32_t index, int thread) {
         for (uint32_t c = 0; c < PR_BLOCK; c++)
             for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
                 size_t at = (size_t)(first + c) * PR__LANES + r;
-                uint32_t code = rows->code[at] >> (m->four ? 0 : 2);
+                uint32_t code = (uint32_t)rows->code[at] / (m->four ? 1 : 4);
                 double scale = (double)s[(size_t)(first / PR_BLOCK) * PR__LANES + r], w = (double)rows->w[at];
                 for (uint32_t i = 0; i < n; i++) {
                     double x = (double)y[c * lanes + i * PR_TILE_ROWS + r];
