@@ -80,13 +80,16 @@ PR_INLINE void direct_of(pr_plane level, int tiles, int tokens, const pr__plane_
             plane_prefetch(level, &s->soon[i], b);
         }
         for (size_t g = 0; g < 2; g++, x += 16 * sizeof(float)) {
+            __m512i bytes[PR__PLANE_TILES][4];
+            __m512 scale[PR__PLANE_TILES];
             for (int i = 0; i < tiles; i++) {
-                __m512i bytes[4];
-                __m512 scale = _mm512_mul_ps(plane_scales(&s->at[i], b), rows[i]);
-                plane_bytes(level, &tables, &s->at[i], b, g, bytes);
-                for (size_t f = 0; f < 4; f++) {
+                scale[i] = _mm512_mul_ps(plane_scales(&s->at[i], b), rows[i]);
+                plane_bytes(level, &tables, &s->at[i], b, g, bytes[i]);
+            }
+            for (size_t f = 0; f < 4; f++) {
+                for (int i = 0; i < tiles; i++) {
                     __m512 w[4];
-                    plane_floats(level, &p, &s->at[i], b, 4 * g + f, bytes[f], scale, w);
+                    plane_floats(level, &p, &s->at[i], b, 4 * g + f, bytes[i][f], scale[i], w);
                     for (size_t c = 0; c < 4; c++) {
                         for (int t = 0; t < tokens; t++) {
                             const uint8_t *xc = x + (size_t)t * s->x_stride + (4 * f + c) * sizeof(float);
