@@ -265,15 +265,19 @@ static void find_step(maker *m) {
     set_step(e, mean, best_fine);
 }
 
-/* The finest k16 with which next to nothing that p8 leaves is out of reach. */
+/* The finest k16 with which p8 seldom has to give way so that p16 can carry the rest, and with which it then can. */
 static void find_k16(maker *m) {
+    pr__book *book = &m->e->book;
     loop(m, floor_body);
     loop(m, descend_body);
     pr__refined r = refined(m);
     int at = 0;
-    while (at < 3 && (double)r.beyond[at] > 1e-3 * (double)r.n) at++;
+    for (;; at++) {
+        book->rest_max = 127.0f / (float)(128 >> at);
+        if (at == 3) break;
+        if ((double)r.beyond[at] <= 1e-3 * (double)r.n && (double)refined(m).beyond[at] <= 1e-4 * (double)r.n) break;
+    }
     m->e->job->book.k16 = 128 >> at;
-    m->e->book.rest_max = 127.0f / (float)(128 >> at);
 }
 
 /* ---- factors ---- */
