@@ -20,7 +20,7 @@
 #include "store/convert.h"
 #include "store/encode.h"
 
-enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 2, ANCHORS_MAX = 8 };
+enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 5, ANCHORS_MAX = 8 };
 
 static const double MEASURE_SECONDS = 60;
 /* Shares of the whole for the progress, where there is a calibration. */
