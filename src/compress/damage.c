@@ -18,7 +18,7 @@
 #include "base/mem.h"
 #include "base/os.h"
 
-enum { STRIDE = 3, EXPONENTS_MAX = 32 };
+enum { EXPONENTS_MAX = 32 };
 
 static const double LEAST = 1e-9, EXPONENT_MIN = 0.7, EXPONENT_MAX = 1.3, UNSEEN = 0.05;
 
@@ -101,12 +101,12 @@ static pr_status measure_one(finder *f, uint32_t i, bool both, pr_err *err) {
     const double *total = &f->total[i * PR_PLANE_COUNT];
     double kl2, kl4, begun = pr_now();
     if (f->how.cancel && *f->how.cancel) return pr_fail(err, PR_ERR_CANCELLED, "stopped");
-    pr_status st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P2, m->layer, STRIDE, &kl2, err);
+    pr_status st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P2, m->layer, &kl2, err);
     if (st) return st;
     f->kl2[i] = isfinite(kl2) && kl2 > LEAST ? kl2 : LEAST;
     f->n_measured++;
     if (both && f->n_exponents < EXPONENTS_MAX && f->plan->set.tensors[i].n_planes > 1) {
-        st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P4, m->layer, STRIDE, &kl4, err);
+        st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P4, m->layer, &kl4, err);
         double ratio = log(total[PR_PLANE_P4] / total[PR_PLANE_P2]);
         if (!st && kl4 > LEAST && ratio < -0.1) f->exponents[f->n_exponents++] = log(kl4 / f->kl2[i]) / ratio;
     }
