@@ -132,7 +132,7 @@ pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *er
 
 /* ---- levels of elastic models ------------------------------------------ */
 
-/* All bytes are of weights in memory, in whole pages, what is not elastic (norms, ...) counted. */
+/* All bytes are of weights in memory, what is not elastic (norms, ...) counted. */
 typedef struct pr_elastic_info {
     bool elastic; /* false: an ordinary model; everything else is 0 */
     pr_level top;

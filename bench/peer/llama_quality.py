@@ -8,8 +8,8 @@
 CHUNKS holds 32-bit numbers: n, then n token ids, again and again. PROGRAM is build/release/bench/logits: the reference logits
 come out of it chunk by chunk, and every file answers the same chunk, so that no logits need be kept.
 
-The binding passes an importance matrix as a list of (name, floats, count) that ends with an empty name; older versions
-and forks had an opaque pointer to a C++ map there, which cannot be made from Python: then --imatrix is refused.
+The binding passes an importance matrix as a list of (name, floats, count) that ends with an empty name. Where it has no such
+list (ik_llama.cpp takes an opaque pointer to a C++ map, which cannot be made from Python) --imatrix is refused.
 """
 
 import argparse

@@ -20,17 +20,22 @@ import time
 
 
 def open_library(module):
-    """The binding's functions, its log silenced."""
-    lib = importlib.import_module(module)
-    lib = getattr(lib, "llama_cpp", lib)
-    lib.quiet = lib.llama_log_callback(lambda level, text, arg: None)  # must live as long as the library
-    lib.llama_log_set(lib.quiet, ctypes.c_void_p(0))
+    """The binding's functions, its log silenced. llama_cpp has them in a module of that name, ik_llama_cpp in _ctypes_api."""
+    package = importlib.import_module(module)
+    lib = getattr(package, "llama_cpp", None) or importlib.import_module(module + "._ctypes_api")
+    lib.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda level, text, arg: None)
+    function(lib, "llama_log_set", None, ctypes.c_void_p, ctypes.c_void_p)(ctypes.cast(lib.quiet, ctypes.c_void_p), None)
     lib.llama_backend_init()
     return lib
 
 
+def function(lib, name, result, *arguments):
+    """A function of the shared library itself: not every binding has them all."""
+    return ctypes.CFUNCTYPE(result, *arguments)((name, lib._lib))
+
+
 def system_info(lib):
-    return lib.llama_print_system_info().decode().strip()
+    return function(lib, "llama_print_system_info", ctypes.c_char_p)().decode().strip()
 
 
 def package_version(module):

@@ -4,6 +4,9 @@
  * KL(p || q) = sum p (log p - log q) = (sum p x - log Z_p) - (sum p y - log Z_q) for logits x of the source and y of the
  * model. The first half is known once and for all; what is left a row is a dot product and one log Z. Both Z come out of
  * the same vector softmax, so that what it rounds falls out of the difference.
+ *
+ * One matrix alone is held against the untouched plane file, not against the source: what all the others lose at their
+ * best would drown what a matrix loses at 4 bits. Every STRIDE-th position is enough for that.
  */
 #include "compress/measure.h"
 
@@ -16,7 +19,7 @@
 #include "model/model.h"
 #include "store/residency.h"
 
-enum { PARTS = 8, ALIGN = 64 };
+enum { PARTS = 8, STRIDE = 3 };
 
 static const double ROOM = 0.6; /* of the memory that is free: planes may take so much */
 
@@ -37,6 +40,8 @@ struct pr_measure {
     pr_team *team;
     pr_plane top;
     uint32_t n_rows;
+    float *own; /* [n_rows / STRIDE][n_vocab] probabilities of the untouched plane file at every STRIDE-th row */
+    double *own_source; /* [n_rows / STRIDE] its sum p log p */
     float *streams;     /* [n_layers][n_rows][n_embd]: what goes into each layer; that of layer 0 is unused */
     uint32_t *out_rows; /* [n_rows] */
     double *source;     /* [n_rows] sum p log p */
@@ -76,25 +81,42 @@ static void look_at_source(void *ctx, uint32_t row, int thread) {
     memcpy(x, p, n * sizeof *x);
 }
 
-/* A run's row i is row out_rows[i] of the probes. */
+static void look_at_own(void *ctx, uint32_t i, int thread) {
+    pr_measure *m = ctx;
+    uint32_t n = m->desc.n_vocab;
+    const float *x = pr_exec_output(m->exec, i);
+    float *p = m->own + (size_t)i * n;
+    (void)thread;
+    double z = log_sum(m->k, x, n, p);
+    m->own_source[i] = dot(p, x, n) - z;
+}
+
+/* A run's row i against row i of p, which has sum p log p in source. */
 typedef struct looker {
     pr_measure *m;
     uint32_t n;
+    const float *p;
+    const double *source;
 } looker;
 
 static void look_at_row(void *ctx, uint32_t i, int thread) {
     const looker *l = ctx;
     pr_measure *m = l->m;
-    uint32_t n = m->desc.n_vocab, row = m->out_rows[i];
-    const float *y = pr_exec_output(m->exec, i), *p = m->cal->probe_logits + (size_t)row * n;
-    double cross = dot(p, y, n); /* before the softmax has it in cache no more */
-    double kl = m->source[row] - (cross - log_sum(m->k, y, n, m->scratch + (size_t)thread * n));
+    uint32_t n = m->desc.n_vocab;
+    const float *y = pr_exec_output(m->exec, i);
+    double cross = dot(l->p + (size_t)i * n, y, n) - log_sum(m->k, y, n, m->scratch + (size_t)thread * n);
+    double kl = l->source[i] - cross;
     m->kl[i] = kl < 0 ? 0 : kl; /* equal rows differ by rounding */
 }
 
 static void source_thread(void *ctx, int thread) {
     pr_measure *m = ctx;
     pr_team_for(m->team, thread, m->n_rows, look_at_source, m);
+}
+
+static void own_thread(void *ctx, int thread) {
+    pr_measure *m = ctx;
+    pr_team_for(m->team, thread, m->n_rows / STRIDE, look_at_own, m);
 }
 
 static void row_thread(void *ctx, int thread) {
@@ -123,28 +145,32 @@ static pr_status run_layers(pr_measure *m, uint32_t from, uint32_t to, uint32_t 
     return st;
 }
 
-/* From a layer to the logits of every stride-th row, and their mean KL. */
-static pr_status run(pr_measure *m, uint32_t from, uint32_t stride, double *kl, pr_err *err) {
-    uint32_t n = 0;
-    for (uint32_t row = stride - 1; row < m->n_rows; row += stride) m->out_rows[n++] = row;
-    pr_status st = run_layers(m, from, m->desc.n_layers, n, stream_of(m, from), err);
-    if (st) return st;
-    looker l = {m, n};
-    pr_team_run(m->team, row_thread, &l);
-    *kl = 0;
-    for (uint32_t i = 0; i < n; i++) *kl += m->kl[i] / n;
-    return PR_OK;
+/* From a layer to the logits of all rows, or of every STRIDE-th. */
+static pr_status run_to_logits(pr_measure *m, uint32_t from, uint32_t stride, pr_err *err) {
+    uint32_t n = m->n_rows / stride;
+    for (uint32_t i = 0; i < n; i++) m->out_rows[i] = i * stride + stride - 1;
+    return run_layers(m, from, m->desc.n_layers, n, stream_of(m, from), err);
 }
 
-/* The streams between the layers of the untouched model. */
-static pr_status fill_streams(pr_measure *m, pr_err *err) {
+static double mean_kl(looker *l) {
+    double sum = 0;
+    pr_team_run(l->m->team, row_thread, l);
+    for (uint32_t i = 0; i < l->n; i++) sum += l->m->kl[i];
+    return sum / l->n;
+}
+
+/* The streams between the layers of the untouched model, and what it says. */
+static pr_status run_untouched(pr_measure *m, pr_err *err) {
     size_t bytes = (size_t)m->n_rows * m->desc.n_embd * sizeof(float);
+    uint32_t last = m->desc.n_layers - 1;
     pr_status st = PR_OK;
-    for (uint32_t layer = 0; layer + 1 < m->desc.n_layers && !st; layer++) {
+    for (uint32_t layer = 0; layer < last && !st; layer++) {
         float *out = stream_of(m, layer + 1);
         if (layer > 0) memcpy(out, stream_of(m, layer), bytes);
         st = run_layers(m, layer, layer + 1, 0, out, err);
     }
+    if (!st) st = run_to_logits(m, last, STRIDE, err);
+    if (!st) pr_team_run(m->team, own_thread, m);
     return st;
 }
 
@@ -153,17 +179,20 @@ static void cap_matrix(pr_measure *m, uint32_t tensor, pr_plane level) {
     for (uint32_t u = t->unit0; u < t->unit0 + t->n_units; u++) pr_residency_cap(m->residency, u, level);
 }
 
-pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, uint32_t stride, double *kl,
-                            pr_err *err) {
+pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, double *kl, pr_err *err) {
+    looker l = {m, m->n_rows / STRIDE, m->own, m->own_source};
     cap_matrix(m, tensor, level);
-    pr_status st = run(m, from, stride, kl, err);
+    pr_status st = run_to_logits(m, from, STRIDE, err);
+    if (!st) *kl = mean_kl(&l);
     cap_matrix(m, tensor, PR_PLANE_P16);
     return st;
 }
 
 pr_status pr_measure_units(pr_measure *m, const uint8_t *level, double *kl, pr_err *err) {
+    looker l = {m, m->n_rows, m->cal->probe_logits, m->source};
     for (uint32_t u = 0; u < m->set->n_units; u++) pr_residency_cap(m->residency, u, (pr_plane)level[u]);
-    pr_status st = run(m, 0, 1, kl, err);
+    pr_status st = run_to_logits(m, 0, 1, err);
+    if (!st) *kl = mean_kl(&l);
     for (uint32_t u = 0; u < m->set->n_units; u++) pr_residency_cap(m->residency, u, PR_PLANE_P16);
     return st;
 }
@@ -226,12 +255,14 @@ static pr_status open_exec(pr_measure *m, pr_err *err) {
 
 static pr_status open_buffers(pr_measure *m, pr_err *err) {
     size_t threads = (size_t)pr_team_size(m->team), stream = (size_t)m->n_rows * m->desc.n_embd * sizeof(float);
+    m->own = pr_alloc(PR_TAG_SCRATCH, (size_t)(m->n_rows / STRIDE) * m->desc.n_vocab * sizeof *m->own);
+    m->own_source = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->own_source);
     m->streams = pr_alloc(PR_TAG_SCRATCH, stream * m->desc.n_layers);
     m->out_rows = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->out_rows);
     m->source = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->source);
     m->kl = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->kl);
     m->scratch = pr_alloc(PR_TAG_SCRATCH, threads * m->desc.n_vocab * sizeof *m->scratch);
-    if (m->streams && m->out_rows && m->source && m->kl && m->scratch) return PR_OK;
+    if (m->own && m->own_source && m->streams && m->out_rows && m->source && m->kl && m->scratch) return PR_OK;
     return pr_fail_nomem(err, "buffers for measuring", stream * m->desc.n_layers);
 }
 
@@ -250,7 +281,7 @@ pr_status pr_measure_open(const char *path, pr_calibration *cal, const pr_kernel
     if (!st) st = open_planes(m, err);
     if (!st) st = open_exec(m, err);
     if (!st) pr_team_run(team, source_thread, m);
-    if (!st) st = fill_streams(m, err);
+    if (!st) st = run_untouched(m, err);
     if (st) pr_measure_close(m);
     else *out = m;
     return st;
@@ -265,6 +296,8 @@ void pr_measure_close(pr_measure *m) {
     pr_weights_free(&m->w);
     pr_graph_free(&m->g);
     pr_model_file_close(m->file);
+    pr_free(m->own);
+    pr_free(m->own_source);
     pr_free(m->streams);
     pr_free(m->out_rows);
     pr_free(m->source);

@@ -26,12 +26,11 @@ void pr_measure_close(pr_measure *m); /* NULL is allowed */
 /* The highest plane that is loaded. */
 pr_plane pr_measure_top(const pr_measure *m);
 
-/* Mean KL(source || model) with matrix `tensor` read at most at `level`, in a run that begins at layer `from`, which is the
- * first that uses the matrix. Only one position in `stride` is looked at. */
-pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, uint32_t stride, double *kl,
-                            pr_err *err);
+/* Mean KL(plane file as it is || with matrix `tensor` read at most at `level`), in a run that begins at layer `from`, the
+ * first that uses the matrix. */
+pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, double *kl, pr_err *err);
 
-/* The same with each unit at level[unit] (number in the file), all positions. */
+/* Mean KL(source || model) with each unit at level[unit] (number in the file). */
 pr_status pr_measure_units(pr_measure *m, const uint8_t *level, double *kl, pr_err *err);
 
 #endif

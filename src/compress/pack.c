@@ -20,7 +20,7 @@
 #include "store/convert.h"
 #include "store/encode.h"
 
-enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 2, ANCHORS_MAX = 8 };
+enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 5, ANCHORS_MAX = 8 };
 
 static const double MEASURE_SECONDS = 60;
 /* Shares of the whole for the progress, where there is a calibration. */
@@ -87,17 +87,21 @@ static pr_status refuse_source(const packer *p, const char *source, const char *
     return st;
 }
 
-/* Where the source was rounded before, say so. */
+/* Where the source was rounded before, say so, with the type that most of it has. */
 static void note_source(packer *p) {
+    uint64_t weights[PR_DTYPE_COUNT] = {0};
+    int most = PR_F32;
     for (uint32_t i = 0; i < p->plan.set.n_tensors; i++) {
-        const pr_dtype_info *type = pr_dtype_get(p->plan.matrices[i].source->dtype);
-        if (type->block_elems == 1) continue;
-        snprintf(p->report->note, sizeof p->report->note,
-                 "the source is quantized already (%s): what it has lost is lost, and every level loses a second time; "
-                 "an F16 or BF16 source gives a better file",
-                 type->name);
-        return;
+        const pr_tensor_info *t = p->plan.matrices[i].source;
+        if (pr_dtype_get(t->dtype)->block_elems > 1) weights[t->dtype] += t->dims[0] * t->dims[1];
+        if (weights[t->dtype] > weights[most]) most = (int)t->dtype;
     }
+    if (!weights[most]) return;
+    snprintf(
+        p->report->note, sizeof p->report->note,
+        "the source is quantized already (%s): what it has lost is lost, and every level loses a second time; an F16 "
+        "or BF16 source gives a better file",
+        pr_dtype_get((pr_dtype)most)->name);
 }
 
 static pr_status open_source(packer *p, const char *source, const char *out, pr_err *err) {

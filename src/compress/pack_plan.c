@@ -11,7 +11,7 @@
 #include "compress/pack_impl.h"
 #include "store/convert.h"
 
-enum { UNIT_SHARE = 400, UNIT_MIN = 64 << 10, UNIT_MAX = 8 << 20, NAME_BYTES_MAX = 64, ENDING = 4 /* ".p16" */ };
+enum { UNIT_SHARE = 400, UNIT_MIN = 16 << 10, UNIT_MAX = 8 << 20, NAME_BYTES_MAX = 64, ENDING = 4 /* ".p16" */ };
 
 static uint32_t planes_of(pr_dtype type) {
     return type == PR_F32 || type == PR_F16 || type == PR_BF16 ? PR_PLANE_COUNT : PR_PLANE_COUNT - 1;

@@ -2,7 +2,7 @@
  * Residency: moving the cursor of an elastic model while it runs.
  *
  * All planes have a fixed place in one reserve of address space: the p2 planes of all units, then one slot for each
- * increment in the order of the list, each on whole pages. So an address never changes, only the right to read it, which is
+ * increment in the order of the list, end to end, so that nothing is lost to rounding. So an address never changes, only the right to read it, which is
  * a unit's level; what is in memory is always [0, at[loaded]), and going down frees one range in one system call.
  *
  * One lock guards the three numbers (target, loaded, cursor) and the levels. Only the background thread changes `loaded`;
@@ -16,7 +16,7 @@
  * docs/ELASTIC.md. The price is that each byte passes the page cache; it is dropped from there at once.
  *
  * Increments lie scattered over the file, so while one is read the next few are announced to the system. Pieces of 1 or 2 MB
- * then came 1.7 and 2.9 times as fast from this project's disk; from 4 MB on there was nothing to gain, so those are not.
+ * then came 1.5 to 3 times as fast from a busy machine's disk; from 4 MB on the gain was unclear, so those are not.
  *
  * The boundary between what is loaded and what is not may lie within a huge page, so up to one of them more than the
  * ledger says can be in use.
@@ -31,7 +31,7 @@
 #include "base/mem.h"
 #include "base/os.h"
 
-enum { SLOT = 4096, AHEAD_BYTES = 4 << 20, NICE = 5 };
+enum { SLOT = 64 /* what kernels want of an address */, PAGE = 4096, AHEAD_BYTES = 4 << 20, NICE = 5 };
 
 /* What a unit would have: each view's own, and the cap on both. */
 typedef struct wish {
@@ -242,6 +242,8 @@ static void drop(pr_residency *r, uint32_t to) {
     r->loaded = to;
     pthread_mutex_unlock(&r->lock);
     sum_planes(r, to, from, sums);
+    /* Nothing past at[from] is held, so the page it stands in goes too. */
+    pr_map_release(r->base + r->at[to], pr_align_up(r->at[from], PAGE) - r->at[to]);
     pr_decommit(PR_TAG_WEIGHTS, r->base + r->at[to], r->at[from] - r->at[to]);
     pthread_mutex_lock(&r->lock);
     for (int p = 0; p < PR_PLANE_COUNT; p++) r->plane_bytes[p] -= sums[p];

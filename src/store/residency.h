@@ -35,14 +35,14 @@ typedef struct pr_residency pr_residency;
 
 typedef struct pr_residency_state {
     uint32_t cursor, loaded, target, n_increments;
-    size_t bytes;                       /* committed now, in whole pages */
+    size_t bytes;                       /* committed now */
     size_t plane_bytes[PR_PLANE_COUNT]; /* of them, by plane */
     uint64_t moves_down, moves_up;      /* finished */
     double drop_seconds, raise_seconds; /* of the last finished move each: from request to memory given back / in use */
     pr_err raise_err;                   /* of the last raise that failed; status 0: none since the last good one */
 } pr_residency_state;
 
-/* Bytes in memory with the first n increments (whole pages); n = 0: the p2 planes alone. O(1). */
+/* Bytes in memory with the first n increments; n = 0: the p2 planes alone. O(1). */
 size_t pr_residency_bytes_at(const pr_residency *r, uint32_t n);
 /* The same without opening: bytes_at[n_increments + 1], for estimates. */
 void pr_plane_set_bytes(const pr_plane_set *set, size_t *bytes_at);

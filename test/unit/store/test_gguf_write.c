@@ -152,6 +152,35 @@ static void large_pieces_pass_the_buffer(void **state) {
     pr_model_file_close(f);
 }
 
+/* Tensors whose data comes in any order, after some that came in theirs: what is read is what in-order writing gives. */
+static void data_goes_to_its_place(void **state) {
+    (void)state;
+    enum { N = 4 };
+    static const uint64_t dims[N] = {5, 40, 3, 64};
+    float data[N][64];
+    pr_gguf_writer *w;
+    pr_model_file *f;
+    pr_err err = {0};
+    for (uint32_t i = 0; i < N * 64; i++) data[i / 64][i % 64] = (float)i;
+    assert_int_equal(pr_gguf_create(path, 4096, &w, &err), PR_OK);
+    for (uint32_t i = 0; i < N; i++) pr_gguf_tensor(w, (const char *[]){"a", "b", "c", "d"}[i], PR_F32, 1, &dims[i]);
+    assert_int_equal(pr_gguf_data(w, data[0], 5 * sizeof(float), &err), PR_OK);
+    assert_int_equal(pr_gguf_data_at(w, 3, 0, data[3], 64 * sizeof(float), &err), PR_OK);
+    assert_int_equal(pr_gguf_data_at(w, 1, 30 * sizeof(float), &data[1][30], 10 * sizeof(float), &err), PR_OK);
+    assert_int_equal(pr_gguf_data_at(w, 1, 0, data[1], 30 * sizeof(float), &err), PR_OK);
+    assert_int_equal(pr_gguf_data_at(w, 2, 0, data[2], 3 * sizeof(float), &err), PR_OK);
+    assert_int_equal(pr_gguf_finish(w, &err), PR_OK);
+    assert_int_equal(pr_model_file_open(path, &f, &err), PR_OK);
+    for (uint32_t i = 0; i < N; i++) {
+        float got[64];
+        size_t bytes = (size_t)dims[i] * sizeof(float);
+        assert_int_equal(pr_model_file_read(f, pr_model_file_tensor(f, i), 0, got, bytes, &err), PR_OK);
+        assert_memory_equal(got, data[i], bytes);
+    }
+    pr_model_file_close(f);
+    unlink(path);
+}
+
 /* After a wrong call the next one that reports does so, and nothing is left. */
 static void refused(void (*describe)(pr_gguf_writer *w), const char *words_wanted) {
     pr_gguf_writer *w;
@@ -183,6 +212,24 @@ static void much_data(pr_gguf_writer *w) {
     pr_gguf_tensor(w, "t", PR_F32, 1, four);
     assert_int_equal(pr_gguf_data(w, four, 17, NULL), PR_ERR_ARG);
 }
+static void data_past_the_end(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    assert_int_equal(pr_gguf_data_at(w, 0, 8, four, 16, NULL), PR_ERR_ARG);
+}
+static void data_of_no_tensor(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    assert_int_equal(pr_gguf_data_at(w, 1, 0, four, 16, NULL), PR_ERR_ARG);
+}
+static void back_in_order(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    pr_gguf_tensor(w, "u", PR_F32, 1, four);
+    assert_int_equal(pr_gguf_data_at(w, 1, 0, four, 16, NULL), PR_OK);
+    assert_int_equal(pr_gguf_data(w, four, 16, NULL), PR_ERR_ARG);
+}
+static void a_gap(pr_gguf_writer *w) {
+    pr_gguf_tensor(w, "t", PR_F32, 1, four);
+    assert_int_equal(pr_gguf_data_at(w, 0, 8, four, 8, NULL), PR_OK);
+}
 static void late_meta(pr_gguf_writer *w) {
     some_data(w);
     pr_gguf_meta_u32(w, "late", 1);
@@ -203,6 +250,10 @@ static void refuses_wrong_calls(void **state) {
     refused(no_data, "tensor 't' lacks 16 bytes");
     refused(some_data, "tensor 't' lacks 13 bytes");
     refused(much_data, "1 bytes of data after the last tensor");
+    refused(data_past_the_end, "no place in tensor 0");
+    refused(data_of_no_tensor, "no place in tensor 1");
+    refused(back_in_order, "16 bytes of data");
+    refused(a_gap, "tensor 't' lacks 8 bytes");
     refused(late_meta, "late comes after the first data");
     refused(late_tensor, "'late' comes after the first data");
     assert_int_equal(pr_gguf_create(path, 24, &w, &err), PR_ERR_ARG);
@@ -406,6 +457,7 @@ int main(void) {
         cmocka_unit_test(writes_what_is_read_back),
         cmocka_unit_test(writes_files_without_tensors),
         cmocka_unit_test(large_pieces_pass_the_buffer),
+        cmocka_unit_test(data_goes_to_its_place),
         cmocka_unit_test(refuses_wrong_calls),
         cmocka_unit_test(checks_the_disk_before_it_writes),
         cmocka_unit_test(a_failed_write_leaves_nothing),
