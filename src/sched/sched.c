@@ -243,10 +243,19 @@ static void *load_thread(void *arg) {
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
         pr__job *j = next_to_load(s);
-        char *name = j ? pr_strdup(PR_TAG_SESSION, j->spec.model) : NULL;
-        if (j && j->load_at == 0) j->load_at = pr_now();
-        if (name) load_one(s, name);
-        else pr__sched_wait(s, TICK_MS);
+        if (!j) {
+            pr__sched_wait(s, TICK_MS);
+            continue;
+        }
+        pr_err err = {0};
+        char *name = pr_strdup(PR_TAG_SESSION, j->spec.model);
+        if (j->load_at == 0) j->load_at = pr_now();
+        if (name) {
+            load_one(s, name);
+            continue;
+        }
+        pr_fail_nomem(&err, "name of a model", strlen(j->spec.model) + 1);
+        fail_load(s, j->spec.model, &err);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -402,7 +411,13 @@ static void admit(pr_sched *s) {
     for (pr__job *j; n_running(s) < most && (j = next_to_admit(s));) {
         pr__lane *lane = pr__sched_lane(s, j->model);
         j->tried = true;
-        if (lane && !lane->blocked) admit_one(s, lane, j);
+        if (lane) {
+            if (!lane->blocked) admit_one(s, lane, j);
+            continue;
+        }
+        pr_err err = {0};
+        pr_fail_nomem(&err, "lane", sizeof *lane);
+        refuse(s, j, &err);
     }
 }
 
