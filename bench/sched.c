@@ -290,14 +290,14 @@ static void fairness(bench *b) {
 
 int main(int argc, char **argv) {
     static bench b;
-    int rounds = argc > 2 ? atoi(argv[2]) : 5;
+    long rounds = argc > 2 ? strtol(argv[2], NULL, 10) : 5;
     if (argc < 2 || rounds < 1 || rounds > ROUNDS_MAX) stop("usage: sched MODEL [rounds]", NULL);
     b.path = argv[1];
     b.random = 1;
     pthread_mutex_init(&b.lock, NULL);
     pthread_cond_init(&b.changed, NULL);
-    throughput(&b, rounds);
-    first_token(&b, rounds);
+    throughput(&b, (int)rounds);
+    first_token(&b, (int)rounds);
     fairness(&b);
     return 0;
 }

@@ -428,6 +428,27 @@ static void a_greedy_key_gets_its_share(void **state) {
     sched_rig_close(&rig);
 }
 
+/* All places but the last few are taken by one key: another one begins at once. */
+static void a_place_is_kept_for_others(void **state) {
+    (void)state;
+    sched_rig rig;
+    const pr_engine_opts engine = {.context_max = 2048, .kv_bytes_max = 64 << 20};
+    sched_rig_open(&rig, &(sched_rig_opts){.sched = {.sessions_max = 8}, .engine = engine});
+    for (int i = 0; i < 10; i++) {
+        reply_init(&replies[i], "a.gguf", "greedy", 2000, 1);
+        replies[i].token_ms = 1;
+        reply_submit(&rig, &replies[i]);
+    }
+    for (int i = 0; i < 7; i++) reply_wait_tokens(&replies[i], 1);
+    reply_init(&replies[10], "a.gguf", "modest", 5, 1);
+    reply_submit(&rig, &replies[10]);
+    reply_wait(&replies[10]);
+    assert_true(replies[7].n_seen == 0 && replies[10].done.finish == PR_JOB_LENGTH);
+    for (int i = 0; i < 10; i++) pr_sched_cancel(rig.sched, replies[i].id);
+    for (int i = 0; i < 10; i++) reply_wait(&replies[i]);
+    sched_rig_close(&rig);
+}
+
 /* A prompt is not paid for by standing still afterwards, and a single stream has a row in every step. */
 static void a_single_stream_is_never_left_out(void **state) {
     (void)state;
@@ -560,6 +581,7 @@ int main(void) {
         cmocka_unit_test(loads_that_take_too_long),
         cmocka_unit_test(idle_models_go),
         cmocka_unit_test(a_greedy_key_gets_its_share),
+        cmocka_unit_test(a_place_is_kept_for_others),
         cmocka_unit_test(a_single_stream_is_never_left_out),
         cmocka_unit_test(a_steady_state_allocates_nothing),
         cmocka_unit_test(every_allocation_fails_once),
