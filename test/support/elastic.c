@@ -1,11 +1,11 @@
 /*
- * Tiny elastic models (elastic.h).
+ * Small elastic models (see elastic.h).
  */
 #include "support/elastic.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
-#include <stdio.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -14,10 +14,9 @@
 const char *elastic_model(const llama_gguf *model, const char *name) {
     pr_err err = {0};
     pr_pack_report report;
-    char packed[128];
-    const pr_pack_opts opts = {.fast = true, .n_threads = 1, .unit_bytes = 1024};
-    (void)snprintf(packed, sizeof packed, "%s.planes", name);
-    const char *source = rig_model(model, name), *out = rig_path(packed);
-    if (pr_pack_model(source, out, &opts, &report, &err)) fail_msg("%s", err.text);
-    return out;
+    const char *source = rig_model(model, "unpacked.gguf"), *path = rig_path(name);
+    if (pr_pack_model(source, path, &(pr_pack_opts){.fast = true, .n_threads = 1, .unit_bytes = 4096}, &report, &err))
+        fail_msg("%s", err.text);
+    unlink(source);
+    return path;
 }

@@ -142,7 +142,7 @@ static void continue_greedy(pr_engine *e, pr_session *s, int32_t first, int view
     pr_err err = {0};
     int32_t token = first;
     for (uint32_t i = 0; i < n; i++) {
-        if (pr__engine_step(e, &(pr_run){s, &token, 1, 1}, 1, view, &err)) fail_msg("%s", err.text);
+        if (pr__engine_step(e, &(pr_run){s, &token, 1, 1}, 1, view, 0, &err)) fail_msg("%s", err.text);
         const float *logits = pr_engine_logits(e, 0);
         token = 0;
         for (uint32_t v = 1; v < rig_vocab(e); v++) token = logits[v] > logits[token] ? (int32_t)v : token;
