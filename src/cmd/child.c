@@ -39,7 +39,7 @@ static char **make_environment(const char *env) {
 }
 
 /* flags: POSIX_SPAWN_SETPGROUP, or POSIX_SPAWN_SETSID to leave the terminal as well. */
-static int spawn(const char *const *argv, char **environment, int out_fd, short flags, pid_t *pid) {
+static int spawn(const char *path, const char *const *argv, char **environment, int out_fd, short flags, pid_t *pid) {
     posix_spawn_file_actions_t files;
     posix_spawnattr_t attr;
     sigset_t defaults;
@@ -60,7 +60,7 @@ static int spawn(const char *const *argv, char **environment, int out_fd, short 
     posix_spawnattr_setflags(&attr, (short)(flags | POSIX_SPAWN_SETSIGDEF));
     posix_spawnattr_setpgroup(&attr, 0);
     posix_spawnattr_setsigdefault(&attr, &defaults);
-    int rc = posix_spawnp(pid, argv[0], &files, &attr, (char *const *)(uintptr_t)argv, environment);
+    int rc = posix_spawnp(pid, path, &files, &attr, (char *const *)(uintptr_t)argv, environment);
     posix_spawnattr_destroy(&attr);
     posix_spawn_file_actions_destroy(&files);
     return rc;
@@ -97,7 +97,7 @@ pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(v
     *out = (pr_child_result){0};
     if (pipe2(ends, O_CLOEXEC) != 0) return pr_fail_errno(err, "cannot run %s", argv[0]);
     char **environment = make_environment(env);
-    int rc = environment ? spawn(argv, environment, ends[1], POSIX_SPAWN_SETPGROUP, &pid) : ENOMEM;
+    int rc = environment ? spawn(argv[0], argv, environment, ends[1], POSIX_SPAWN_SETPGROUP, &pid) : ENOMEM;
     pr_free(environment);
     close(ends[1]);
     if (rc != 0) {
@@ -115,12 +115,12 @@ pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(v
     return PR_OK;
 }
 
-pr_status pr__child_detach(const char *const *argv, int out_fd, pr_err *err) {
+pr_status pr__child_detach(const char *path, const char *const *argv, int out_fd, pr_err *err) {
     pid_t pid = 0;
-    int rc = spawn(argv, environ, out_fd, POSIX_SPAWN_SETSID, &pid);
+    int rc = spawn(path, argv, environ, out_fd, POSIX_SPAWN_SETSID, &pid);
     if (rc != 0) {
         errno = rc;
-        return pr_fail_errno(err, "cannot run %s", argv[0]);
+        return pr_fail_errno(err, "cannot run %s", path);
     }
     (void)setpriority(PRIO_PROCESS, (id_t)pid, NICE_MAX); /* it has one thread yet; those to come inherit this */
     return PR_OK;

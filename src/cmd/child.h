@@ -18,8 +18,8 @@ typedef struct pr_child_result {
 pr_status pr__child_run(const char *const *argv, const char *env, void (*tick)(void *arg), void *arg,
                         pr_child_result *out, pr_err *err);
 
-/* Start argv in a session of its own at the lowest priority, its input closed, its output appended to out_fd, which it
- * inherits and holds until it ends; do not wait. argv[0] is a path. It goes on when we end. */
-pr_status pr__child_detach(const char *const *argv, int out_fd, pr_err *err);
+/* Start the program at path with argv in a session of its own at the lowest priority, its input closed, its output appended to out_fd, which it
+ * inherits and holds until it ends; do not wait. It goes on when we end. */
+pr_status pr__child_detach(const char *path, const char *const *argv, int out_fd, pr_err *err);
 
 #endif

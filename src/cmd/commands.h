@@ -9,6 +9,7 @@
 
 int pr__cmd_run(int argc, const char **argv);
 int pr__cmd_pull(int argc, const char **argv);
+int pr__cmd_pack(int argc, const char **argv);
 int pr__cmd_list(int argc, const char **argv);
 int pr__cmd_show(int argc, const char **argv);
 int pr__cmd_plan(int argc, const char **argv);

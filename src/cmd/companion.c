@@ -152,9 +152,9 @@ static int lock_log(const pr_companion *c) {
 }
 
 static void start(const pr_companion *c, int fd) {
-    const char *argv[] = {"/proc/self/exe", "pack", "--fast", c->source, c->path, NULL};
+    const char *argv[] = {"precis", "pack", "--fast", c->source, c->path, NULL};
     pr_err err = {0};
-    if (ftruncate(fd, 0) != 0 || pr__child_detach(argv, fd, &err) != PR_OK) {
+    if (ftruncate(fd, 0) != 0 || pr__child_detach("/proc/self/exe", argv, fd, &err) != PR_OK) {
         say(c, "not packed: %s", err.text[0] ? err.text : strerror(errno));
         return;
     }

@@ -23,6 +23,7 @@ static const command commands[] = {
     {"ps", "what a running server is doing", pr__cmd_ps},
     {"stop", "end a running server", pr__cmd_stop},
     {"pull", "fetch a model into the model folder", pr__cmd_pull},
+    {"pack", "make an elastic model: every precision in one file", pr__cmd_pack},
     {"list", "models in the folder", pr__cmd_list},
     {"show", "what a model is, and whether it fits here", pr__cmd_show},
     {"plan", "the levels of an elastic model, and which would fit here", pr__cmd_plan},

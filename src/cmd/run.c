@@ -157,7 +157,10 @@ static pr_status open_model(run *r, const char *model, pr_engine **engine) {
     if (status == PR_OK) status = pr__models_resolve(model, &path, &r->err);
     bool looked = status == PR_OK && pr__companion_look(path, &c);
     if (status == PR_OK) status = pr__load_open_path(&r->load, takes_companion(r, &c) ? c.path : path, engine, &r->err);
-    if (status == PR_ERR_UNSUPPORTED && pr__companion_busy(&c)) pr_err_context(&r->err, "(it is being packed now)");
+    if (status == PR_ERR_UNSUPPORTED && pr__load_wants_elastic(&r->load) && pr__companion_busy(&c)) {
+        pr_fail(&r->err, status, "--%s: %.200s has one precision only; its elastic copy is being packed right now",
+                r->load.opts.level_given ? "level" : "weights-budget", path);
+    }
     if (status == PR_OK && looked && !r->no_pack) pr__companion_pack(&c);
     pr__companion_free(&c);
     pr_free(path);

@@ -91,24 +91,33 @@ static pr_status cut_text(calibrator *c, const int32_t *ids, uint32_t n_ids, con
     return PR_OK;
 }
 
+static pr_status check_tokens(const calibrator *c, const int32_t *ids, size_t n, pr_err *err) {
+    if (n < TOKENS_MIN || n > 1 << 24)
+        return pr_fail(err, PR_ERR_ARG, "a calibration text of %zu tokens is too %s", n,
+                       n < TOKENS_MIN ? "short: at least 64 are needed" : "long");
+    if (c->chunk_max < TOKENS_MIN / 2)
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "a context of %u tokens is too short to calibrate in", c->chunk_max);
+    for (size_t i = 0; i < n; i++)
+        if ((uint32_t)ids[i] >= c->desc.n_vocab)
+            return pr_fail(err, PR_ERR_FORMAT, "the tokenizer has token %d, the model %u of them", ids[i],
+                           c->desc.n_vocab);
+    return PR_OK;
+}
+
 static pr_status tokenize(calibrator *c, const pr_vocab *vocab, pr_err *err) {
     const char *text = c->o.text ? c->o.text : (const char *)pr__calibration_text;
     size_t len = c->o.text ? c->o.text_len : pr__calibration_text_len, n_bos = 0, n = 0;
     size_t n_max = c->o.n_tokens_max ? c->o.n_tokens_max : TOKENS_DEFAULT;
-    int32_t bos[8], *ids = pr_calloc(PR_TAG_SCRATCH, len + 16, sizeof *ids);
-    if (!ids) return pr_fail_nomem(err, "the tokens of the calibration text", len * sizeof *ids);
+    int32_t bos[8], *ids = NULL;
     pr_status st = pr_tokenize(vocab, "", 0, PR_TOKENIZE_BOS, bos, 8, &n_bos, err);
-    if (!st) st = pr_tokenize(vocab, text, len, PR_TOKENIZE_SPECIAL, ids, len + 16, &n, err);
+    if (!st) st = pr_tokenize(vocab, text, len, PR_TOKENIZE_SPECIAL, NULL, 0, &n, err); /* how many? */
+    if (st == PR_ERR_LIMIT && n > 0) {
+        ids = pr_calloc(PR_TAG_SCRATCH, n, sizeof *ids);
+        st = ids ? pr_tokenize(vocab, text, len, PR_TOKENIZE_SPECIAL, ids, n, &n, err)
+                 : pr_fail_nomem(err, "the tokens of the calibration text", n * sizeof *ids);
+    }
     if (!st && n > n_max) n = n_max;
-    if (!st && (n < TOKENS_MIN || n > 1 << 24))
-        st = pr_fail(err, PR_ERR_ARG, "a calibration text of %zu tokens is too %s", n,
-                     n < TOKENS_MIN ? "short: at least 64 are needed" : "long");
-    if (!st && c->chunk_max < TOKENS_MIN / 2)
-        st = pr_fail(err, PR_ERR_UNSUPPORTED, "a context of %u tokens is too short to calibrate in", c->chunk_max);
-    for (size_t i = 0; i < n && !st; i++)
-        if ((uint32_t)ids[i] >= c->desc.n_vocab)
-            st = pr_fail(err, PR_ERR_FORMAT, "the tokenizer has token %d, the model %u of them", ids[i],
-                         c->desc.n_vocab);
+    if (!st) st = check_tokens(c, ids, n, err);
     if (!st) st = cut_text(c, ids, (uint32_t)n, bos, (uint32_t)n_bos, err);
     pr_free(ids);
     return st;

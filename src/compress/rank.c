@@ -110,7 +110,8 @@ void pr_rank_bend(pr_plane_set *set, const pr_anchor *anchors, size_t n) {
         bool last = a + 2 == n;
         for (uint32_t i = from; i < to + last; i++) {
             double t = (double)(i - from) / (to - from);
-            set->kl[i] = (float)((double)set->kl[i] * exp(left + t * (right - left)));
+            double kl = (double)set->kl[i] * exp(left + t * (right - left)), least = anchors[a + 1].kl;
+            set->kl[i] = (float)(kl > least ? kl : least);
         }
     }
     for (uint32_t i = 1; i <= set->n_increments; i++)

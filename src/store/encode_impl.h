@@ -124,7 +124,7 @@ typedef struct pr__encoder {
     uint32_t n_sample;
 } pr__encoder;
 
-enum { PR__SAMPLE_MAX = 256 };
+enum { PR__SAMPLE_MAX = 128 };
 
 /* Find e->book, and job->book, from the sample. */
 pr_status pr__book_make(pr__encoder *e, pr_err *err);

@@ -16,7 +16,7 @@
  * docs/ELASTIC.md. The price is that each byte passes the page cache; it is dropped from there at once.
  *
  * Increments lie scattered over the file, so while one is read the next few are announced to the system. Pieces of 1 or 2 MB
- * then came 1.7 and 2.9 times as fast from this project's disk; from 4 MB on there was nothing to gain, so those are not.
+ * then came 1.5 to 3 times as fast from a busy machine's disk; from 4 MB on the gain was unclear, so those are not.
  *
  * The boundary between what is loaded and what is not may lie within a huge page, so up to one of them more than the
  * ledger says can be in use.

@@ -212,6 +212,8 @@ with open(log, "w") as held:
     fcntl.flock(held, fcntl.LOCK_EX)
     r = precis("run", source, *RAW, env=PACKING)
     ok("not while another packs it", r.out == answer and not r.err, str(r))
+    fails("which is told when a level is wanted", precis("run", source, *RAW, "--level", "int2"), 1, "--level",
+          "being packed right now")
 write("models/tiny-thing.planes.log", b"reading\nprecis: something was wrong\n")
 r = precis("run", source, *RAW, env=PACKING)
 ok("not when it has failed before", r.out == answer and "could not be packed" in r.err, str(r))
