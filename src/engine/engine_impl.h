@@ -26,11 +26,12 @@ struct pr_engine {
     uint32_t *out_rows;  /* [logits_max] */
     pr_exec_run *runs;   /* [batch_max] */
     uint32_t n_out;      /* rows of the last step */
+    pr_level step_level; /* what it ran at */
     uint64_t step_count; /* stamps sessions, to find one given twice */
 };
 
-/* One step, its nested matrices read at the levels of a view (PR_VIEW_*); KV pages are tagged with `tag`, UINT8_MAX for rows
- * that will be forgotten and written again. pr_engine_step() is the main view with the level's tag. */
+/* One step, its nested matrices read at the levels of a view (PR_VIEW_*). KV pages are tagged with the level it ran at, at most
+ * `tag`; UINT8_MAX: with none, for rows that will be forgotten and written again. */
 pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err);
 /* Levels of PR_VIEW_DRAFT from the next step on: those of the first n increments. */
 void pr__engine_draft(pr_engine *engine, uint32_t n);

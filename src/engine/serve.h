@@ -8,11 +8,19 @@
 
 #include "precis.h"
 
-/* The level that a step would run at now; fp16 for ordinary models. */
+/* The level that the next step runs at if nobody moves the model before it; fp16 for ordinary models. */
 pr_level pr_engine_level(const pr_engine *engine);
+/* Whether it has all of that level's increments and no more. True for ordinary models. */
+bool pr_engine_level_exact(const pr_engine *engine);
+/* Whether a move is under way, memory to be given back included. */
+bool pr_engine_moving(const pr_engine *engine);
 
-/* A step at a level not above the model's own (else at that): the same planes, fewer of them read. */
+/* A step at exactly a level, where the model has more: the same planes, fewer of them read. Where it has less, and for ordinary
+ * models, it is pr_engine_step(). */
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err);
+
+/* What the last step ran at: the level of its pages. */
+pr_level pr_engine_step_level(const pr_engine *engine);
 
 /* KV pages: room for, and held by sessions; bytes and tokens of one. */
 uint32_t pr_engine_pages_max(const pr_engine *engine);

@@ -105,11 +105,34 @@ static pr_status reserve(const pr_run *runs, size_t n_runs, pr_err *err) {
     return PR_OK;
 }
 
+/* The cursor of the next step; lowering holds from it on. */
+static uint32_t next_cursor(const pr_engine *e) {
+    pr_residency_state now;
+    pr_residency_state_get(e->residency, &now);
+    return now.target < now.cursor ? now.target : now.cursor;
+}
+
 pr_level pr_engine_level(const pr_engine *engine) {
     if (!engine->residency) return PR_LEVEL_FP16; /* an ordinary model computes at one level only */
+    return pr__levels_at(&engine->blue, next_cursor(engine));
+}
+
+bool pr_engine_level_exact(const pr_engine *engine) {
+    return !engine->residency || pr__levels_cursor(&engine->blue, pr_engine_level(engine)) == next_cursor(engine);
+}
+
+bool pr_engine_moving(const pr_engine *engine) {
+    pr_residency_state now = {0};
+    if (engine->residency) pr_residency_state_get(engine->residency, &now);
+    return now.moving;
+}
+
+/* Of a step that has begun: its cursor stands still. */
+static pr_level level_now(const pr_engine *e) {
+    if (!e->residency) return PR_LEVEL_FP16;
     pr_residency_state now;
-    pr_residency_state_get(engine->residency, &now);
-    return pr__levels_at(&engine->blue, now.cursor);
+    pr_residency_state_get(e->residency, &now);
+    return pr__levels_at(&e->blue, now.cursor);
 }
 
 pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err) {
@@ -119,7 +142,9 @@ pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, 
     if (st) return st;
     step.view = view;
     if (engine->residency) pr_residency_step_begin(engine->residency);
-    if (view == PR_VIEW_MAIN) tag = (uint8_t)pr_engine_level(engine);
+    engine->step_level = level_now(engine);
+    if (tag != UINT8_MAX && tag > engine->step_level) tag = (uint8_t)engine->step_level;
+    if (tag < engine->step_level) engine->step_level = (pr_level)tag;
     pr_exec_step_run(engine->exec, engine->team, &step);
     if (engine->residency) pr_residency_step_end(engine->residency);
     for (size_t r = 0; r < n_runs; r++) {
@@ -132,15 +157,17 @@ pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, 
 }
 
 pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_err *err) {
-    return pr__engine_step(engine, runs, n_runs, PR_VIEW_MAIN, 0, err);
+    return pr__engine_step(engine, runs, n_runs, PR_VIEW_MAIN, PR_LEVEL_FP16, err);
 }
 
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err) {
-    if (level >= pr_engine_level(engine)) return pr_engine_step(engine, runs, n_runs, err);
-    uint32_t cursor = pr__levels_cursor(&engine->blue, level);
+    uint32_t cursor = engine->residency ? pr__levels_cursor(&engine->blue, level) : 0;
+    if (!engine->residency || cursor >= next_cursor(engine)) return pr_engine_step(engine, runs, n_runs, err);
     if (engine->draft_cursor != cursor) pr__engine_draft(engine, cursor);
     return pr__engine_step(engine, runs, n_runs, PR_VIEW_DRAFT, (uint8_t)level, err);
 }
+
+pr_level pr_engine_step_level(const pr_engine *engine) { return engine->step_level; }
 
 /* ---- pages ------------------------------------------------------------ */
 

@@ -8,6 +8,8 @@
  * fewer bytes, if it is elastic; then by draining: the least recently used model that is held takes no new holders, and
  * the load goes on when its last stream has ended. Lowering the level of models that work is the governor's decision.
  *
+ * An entry is unlinked by whoever takes it out, but freed by the last thread that waits for it.
+ *
  * Why bytes are asked for anew each time and not kept in sums: elastic models change theirs while they run.
  */
 #include "registry/registry.h"
@@ -23,12 +25,16 @@
 #include "base/os.h"
 #include "base/str.h"
 
+enum { NAMES_MAX = 16 /* of one file that are known without asking the resolver */ };
+
 struct pr_model {
     pr_registry *registry;
     pr_model *next;
-    char *name, *path;
+    char *names[NAMES_MAX]; /* [n_names] the first is the model's own */
+    uint32_t n_names;
+    char *path;
     pr_model_state state;
-    bool pinned, failed, draining;
+    bool pinned, failed, draining, gone; /* gone: taken out, to be freed by the last who waits */
     uint32_t n_held, n_waiting;
     uint64_t access_count;
     double used_at; /* last acquired or released */
@@ -45,14 +51,17 @@ struct pr_registry {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pr_model *models;
+    uint32_t n_short; /* loads that wait for models to drain */
 };
+
+static size_t bound_of(size_t bytes_max) { return bytes_max ? bytes_max : (size_t)(pr_memory_limit() / 2); }
 
 pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_err *err) {
     *out = NULL;
     pr_registry *r = pr_calloc(PR_TAG_MISC, 1, sizeof *r);
     if (!r) return pr_fail_nomem(err, "registry", sizeof *r);
     r->opts = *opts;
-    if (r->opts.bytes_max == 0) r->opts.bytes_max = (size_t)(pr_memory_limit() / 2);
+    r->opts.bytes_max = bound_of(opts->bytes_max);
     pthread_condattr_t attr;
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
@@ -66,7 +75,7 @@ pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_e
 static void model_free(pr_model *m) {
     if (!m) return;
     pr_engine_close(m->engine);
-    pr_free(m->name);
+    for (uint32_t i = 0; i < m->n_names; i++) pr_free(m->names[i]);
     pr_free(m->path);
     pr_free(m);
 }
@@ -103,12 +112,19 @@ static pr_model *find_path(const pr_registry *r, const char *path) {
     return NULL;
 }
 
-/* By the name it was asked for first, or by path. */
+static bool is_named(const pr_model *m, const char *name) {
+    bool yes = strcmp(m->path, name) == 0;
+    for (uint32_t i = 0; i < m->n_names; i++) yes |= strcmp(m->names[i], name) == 0;
+    return yes;
+}
+
 static pr_model *find_name(const pr_registry *r, const char *name) {
     for (pr_model *m = r->models; m; m = m->next)
-        if ((strcmp(m->name, name) == 0 || strcmp(m->path, name) == 0) && !m->failed) return m;
+        if (!m->failed && is_named(m, name)) return m;
     return NULL;
 }
+
+static bool is_open(const pr_model *m) { return m->state == PR_MODEL_READY && (!m->draining || m->pinned); }
 
 static size_t bytes_of(const pr_model *m) {
     if (m->state != PR_MODEL_READY) return m->bytes_claimed;
@@ -123,21 +139,24 @@ static size_t bytes_used(const pr_registry *r) {
     return sum;
 }
 
-static void take_out(pr_registry *r, const pr_model *model) {
+/* Whoever waits for it frees it instead. */
+static void take_out(pr_registry *r, pr_model *model) {
     pr_model **at = &r->models;
     while (*at != model) at = &(*at)->next;
     *at = model->next;
+    model->gone = true;
+    if (model->n_waiting == 0) model_free(model);
 }
 
 static void tell(const pr_registry *r, const pr_model *m, const char *what, double seconds, size_t bytes) {
-    if (r->opts.event) r->opts.event(r->opts.event_arg, m->name, what, seconds, bytes);
+    if (r->opts.event) r->opts.event(r->opts.event_arg, m->names[0], what, seconds, bytes);
 }
 
-/* The least recently used ready model that is not pinned and is held or not, as asked; NULL: none. */
-static pr_model *oldest(const pr_registry *r, bool held, const pr_model *but) {
+/* The least recently used ready model that is not pinned: among those nobody holds, or those that take new holders. */
+static pr_model *oldest(const pr_registry *r, bool held) {
     pr_model *best = NULL;
     for (pr_model *m = r->models; m; m = m->next) {
-        if (m == but || m->pinned || m->state != PR_MODEL_READY || (m->n_held > 0) != held) continue;
+        if (m->pinned || m->state != PR_MODEL_READY || (m->n_held > 0) != held || (held && m->draining)) continue;
         if (!best || m->used_at < best->used_at) best = m;
     }
     return best;
@@ -156,7 +175,6 @@ static void evict(pr_registry *r, pr_model *m, const char *why) {
     tell(r, m, why, pr_now() - start, bytes);
     pthread_mutex_lock(&r->lock);
     take_out(r, m);
-    model_free(m);
     pthread_cond_broadcast(&r->changed);
 }
 
@@ -164,153 +182,204 @@ static void evict(pr_registry *r, pr_model *m, const char *why) {
 
 /* What a model takes, from its header. */
 typedef struct need {
-    size_t fixed;       /* KV pool, work space, and weights that are not elastic */
-    size_t least, most; /* elastic weights; 0 for ordinary models */
+    size_t fixed; /* KV pool, work space, and weights that are not elastic */
+    size_t scratch;
+    uint64_t n_params;
+    size_t least, most;      /* elastic weights; 0 for ordinary models */
+    pr_elastic_info elastic; /* nothing but its levels counts */
+    pr_sample machine;       /* when it was looked at */
 } need;
 
 static pr_status estimate(const pr_registry *r, const char *path, need *out, pr_err *err) {
     pr_estimate *e = NULL;
     pr_engine_info info;
-    pr_elastic_info elastic;
     pr_status st = pr_engine_estimate(path, &r->opts.engine, &e, err);
     if (st) return st;
     pr_estimate_describe(e, &info);
-    pr_estimate_elastic(e, &elastic);
-    size_t rest = info.kv_bytes_max + info.scratch_bytes;
-    *out = elastic.elastic ? (need){rest, elastic.bytes_min, elastic.bytes_max}
-                           : (need){rest + info.weight_bytes, 0, 0};
+    *out = (need){.scratch = info.scratch_bytes, .n_params = info.n_params};
+    pr_estimate_elastic(e, &out->elastic);
+    out->fixed = info.kv_bytes_max + info.scratch_bytes + (out->elastic.elastic ? 0 : info.weight_bytes);
+    out->least = out->elastic.bytes_min;
+    out->most = out->elastic.bytes_max;
+    if (r->opts.monitor && r->opts.gov) pr_monitor_sample(r->opts.monitor, &out->machine);
     pr_estimate_close(e);
     return PR_OK;
 }
 
+/* Elastic weights to begin with, of `room` bytes: the policy's first choice, or all. */
+static size_t first_weights(const pr_registry *r, const need *n, size_t room) {
+    size_t weights = room < n->most ? room : n->most;
+    if (!r->opts.monitor || !r->opts.gov || !n->elastic.elastic) return weights;
+    pr_gov_snapshot snap = {.limit_bytes = n->machine.limit_bytes,
+                            .used_bytes = n->machine.used_bytes,
+                            .projected = n->machine.scripted,
+                            .top = n->elastic.top,
+                            .weight_bytes_max = room,
+                            .n_params = n->n_params,
+                            .queued = 1,
+                            .request_bytes = n->scratch};
+    pr_gov_decision d;
+    for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = n->elastic.level_bytes[l];
+    pr_gov_decide(r->opts.gov, &snap, &d);
+    size_t chosen = n->elastic.level_bytes[d.level];
+    return chosen < weights ? chosen : weights;
+}
+
 static pr_status refuse(const pr_registry *r, const pr_model *m, const need *n, pr_err *err) {
     char want[32], most[32];
-    return pr_fail(err, PR_ERR_LIMIT, "%s needs at least %s; models may take %s in all (MAX_MODEL_CACHE_MB)", m->name,
-                   pr_format_bytes(want, sizeof want, n->fixed + n->least),
+    return pr_fail(err, PR_ERR_LIMIT, "%s needs at least %s; models may take %s in all (MAX_MODEL_CACHE_MB)",
+                   m->names[0], pr_format_bytes(want, sizeof want, n->fixed + n->least),
                    pr_format_bytes(most, sizeof most, r->opts.bytes_max));
 }
 
+/* Let models drain, the least recently used first, until there will be room for `bytes`. */
+static void drain_for(const pr_registry *r, size_t bytes) {
+    size_t staying = 0;
+    for (const pr_model *k = r->models; k; k = k->next)
+        if (k->state == PR_MODEL_LOADING || (k->state == PR_MODEL_READY && is_open(k))) staying += bytes_of(k);
+    while (staying + bytes > r->opts.bytes_max) {
+        pr_model *victim = oldest(r, true);
+        if (!victim) return;
+        victim->draining = true;
+        staying -= bytes_of(victim);
+    }
+}
+
 /* Make room and claim it: *weights is what elastic weights may take. Called and returns under the lock. */
-static pr_status make_room(pr_registry *r, pr_model *m, const need *n, const volatile int *cancel, size_t *weights,
+static pr_status make_room(pr_registry *r, pr_model *m, const need *n, const atomic_int *cancel, size_t *weights,
                            pr_err *err) {
-    if (n->fixed + n->least > r->opts.bytes_max) return refuse(r, m, n, err);
-    for (;;) {
+    size_t least = n->fixed + n->least;
+    while (least <= r->opts.bytes_max) {
         size_t used = bytes_used(r), room = used < r->opts.bytes_max ? r->opts.bytes_max - used : 0;
-        pr_model *victim = room < n->fixed + n->most ? oldest(r, false, m) : NULL;
+        pr_model *victim = room < n->fixed + n->most ? oldest(r, false) : NULL;
         if (victim) {
             evict(r, victim, "evicted");
             continue;
         }
-        if (room >= n->fixed + n->least) {
-            *weights = room - n->fixed < n->most ? room - n->fixed : n->most;
+        if (room >= least) {
+            *weights = first_weights(r, n, room - n->fixed);
             m->bytes_claimed = n->fixed + *weights;
             return PR_OK;
         }
-        victim = oldest(r, true, m);
-        if (victim) victim->draining = true;
-        if (cancel && *cancel)
-            return pr_fail(err, PR_ERR_CANCELLED, "cancelled while waiting for room for %s", m->name);
+        if (cancel && atomic_load(cancel))
+            return pr_fail(err, PR_ERR_CANCELLED, "cancelled while waiting for room for %s", m->names[0]);
+        drain_for(r, least);
         wait_a_moment(r);
     }
+    return refuse(r, m, n, err);
 }
 
-/* The thread that found no entry loads; others wait for its state. */
-static void load(pr_registry *r, pr_model *m, const volatile int *cancel) {
-    need n;
+static pr_status find_room(pr_registry *r, pr_model *m, const need *n, const atomic_int *cancel, size_t *weights,
+                           pr_err *err) {
+    r->n_short++;
+    pr_status st = make_room(r, m, n, cancel, weights, err);
+    if (--r->n_short == 0)
+        for (pr_model *k = r->models; k; k = k->next) k->draining = false;
+    return st;
+}
+
+/* The thread that found no entry loads; others wait for its state. Called and returns under the lock, and leaves it. */
+static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
+    need n = {0};
     size_t weights = 0;
     pr_engine *engine = NULL;
     pr_engine_opts opts = r->opts.engine;
     double start = pr_now();
+    pthread_mutex_unlock(&r->lock);
     pr_status st = estimate(r, m->path, &n, &m->err);
     pthread_mutex_lock(&r->lock);
-    if (!st) st = make_room(r, m, &n, cancel, &weights, &m->err);
+    if (!st) st = find_room(r, m, &n, cancel, &weights, &m->err);
     pthread_mutex_unlock(&r->lock);
     opts.level_given = false;
     opts.weights_budget = weights;
     if (!st) st = pr_engine_open(m->path, &opts, &engine, &m->err);
+    if (!st) tell(r, m, "loaded", pr_now() - start, n.fixed + weights);
     pthread_mutex_lock(&r->lock);
     m->engine = engine;
     m->failed = st != PR_OK;
-    if (st) {
-        m->bytes_claimed = 0;
-    } else {
-        m->bytes_fixed = n.fixed;
-        m->state = PR_MODEL_READY;
-        tell(r, m, "loaded", pr_now() - start, bytes_of(m));
-    }
+    m->bytes_claimed = 0;
+    m->bytes_fixed = st ? 0 : n.fixed;
+    if (!st) m->state = PR_MODEL_READY;
     pthread_cond_broadcast(&r->changed);
-    pthread_mutex_unlock(&r->lock);
 }
 
 /* ---- acquiring -------------------------------------------------------- */
 
+/* Another name of the model; one too many, or one for which there is no memory, is resolved each time. */
+static bool add_name(pr_model *m, const char *name) {
+    if (m->n_names == NAMES_MAX || is_named(m, name)) return false;
+    m->names[m->n_names] = pr_strdup(PR_TAG_MISC, name);
+    m->n_names += m->names[m->n_names] != NULL;
+    return true;
+}
+
 static pr_model *entry_new(pr_registry *r, const char *name, const char *path) {
     pr_model *m = pr_calloc(PR_TAG_MISC, 1, sizeof *m);
     if (!m) return NULL;
-    *m = (pr_model){.registry = r, .name = pr_strdup(PR_TAG_MISC, name), .path = pr_strdup(PR_TAG_MISC, path)};
-    if (!m->name || !m->path) {
+    *m = (pr_model){.registry = r, .path = pr_strdup(PR_TAG_MISC, path), .state = PR_MODEL_LOADING};
+    m->names[0] = pr_strdup(PR_TAG_MISC, name);
+    m->n_names = m->names[0] != NULL;
+    if (!m->n_names || !m->path) {
         model_free(m);
         return NULL;
     }
-    m->state = PR_MODEL_LOADING;
     m->next = r->models;
     r->models = m;
     return m;
 }
 
-static void hold(pr_model *m) {
+static pr_model *hold(pr_model *m) {
     m->n_held++;
     m->access_count++;
     m->used_at = pr_now();
+    return m;
 }
 
-/* A failed entry is told to all who waited for it, and goes with the last of them. */
-static pr_status leave_failed(pr_registry *r, pr_model *m, pr_err *err) {
+/* Wait for what another thread does with the entry. PR_OK: look again; else its load has failed. That the other gave up
+ * waiting is no failure: then somebody else loads. */
+static pr_status wait_for(pr_registry *r, pr_model *m, pr_err *err) {
+    m->n_waiting++;
+    wait_a_moment(r);
+    m->n_waiting--;
+    pr_status st = m->failed && m->err.status != PR_ERR_CANCELLED ? m->err.status : PR_OK;
+    if (st && err) *err = m->err;
+    if (m->gone && m->n_waiting == 0) model_free(m);
+    return st;
+}
+
+static pr_status load_new(pr_registry *r, const char *name, const char *path, const atomic_int *cancel, pr_model **out,
+                          pr_err *err) {
+    pr_model *m = entry_new(r, name, path);
+    if (!m) return pr_fail_nomem(err, "registry entry", sizeof *m);
+    load(r, m, cancel);
+    if (!m->failed) {
+        *out = hold(m);
+        return PR_OK;
+    }
     pr_status st = m->err.status;
     if (err) *err = m->err;
-    if (m->n_waiting == 0) {
-        take_out(r, m);
-        model_free(m);
-    }
+    take_out(r, m);
     return st;
 }
 
 /* Under the lock; path is the file. */
-static pr_status acquire_path(pr_registry *r, const char *name, const char *path, const volatile int *cancel,
+static pr_status acquire_path(pr_registry *r, const char *name, const char *path, const atomic_int *cancel,
                               pr_model **out, pr_err *err) {
     for (;;) {
-        if (cancel && *cancel) return pr_fail(err, PR_ERR_CANCELLED, "cancelled while waiting for %s", name);
+        if (cancel && atomic_load(cancel)) return pr_fail(err, PR_ERR_CANCELLED, "cancelled: waiting for %s", name);
         pr_model *m = find_path(r, path);
-        if (m && m->state == PR_MODEL_READY && !m->draining) {
-            hold(m);
-            *out = m;
+        if (!m) return load_new(r, name, path, cancel, out, err);
+        if (is_open(m)) {
+            add_name(m, name);
+            *out = hold(m);
             return PR_OK;
         }
-        if (m && m->state == PR_MODEL_LOADING) {
-            m->n_waiting++;
-            wait_a_moment(r);
-            m->n_waiting--;
-            if (m->failed) return leave_failed(r, m, err);
-            continue;
-        }
-        if (m) { /* closing, or to be closed when its streams have ended */
-            wait_a_moment(r);
-            continue;
-        }
-        m = entry_new(r, name, path);
-        if (!m) return pr_fail_nomem(err, "registry entry", sizeof *m);
-        pthread_mutex_unlock(&r->lock);
-        load(r, m, cancel);
-        pthread_mutex_lock(&r->lock);
-        if (m->failed) return leave_failed(r, m, err);
-        hold(m);
-        *out = m;
-        return PR_OK;
+        pr_status st = wait_for(r, m, err); /* loading, closing, or to be closed when its streams have ended */
+        if (st) return st;
     }
 }
 
-pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out,
-                              pr_err *err) {
+pr_status pr_registry_acquire(pr_registry *r, const char *name, const atomic_int *cancel, pr_model **out, pr_err *err) {
     char *path = NULL;
     char real[PATH_MAX];
     *out = NULL;
@@ -327,10 +396,16 @@ pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile i
 bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out) {
     pthread_mutex_lock(&r->lock);
     pr_model *m = find_name(r, name);
-    bool ready = m && m->state == PR_MODEL_READY && !m->draining;
-    if (ready) hold(m);
+    *out = m && is_open(m) ? hold(m) : NULL;
     pthread_mutex_unlock(&r->lock);
-    *out = ready ? m : NULL;
+    return *out != NULL;
+}
+
+bool pr_registry_is_ready(pr_registry *r, const char *name) {
+    pthread_mutex_lock(&r->lock);
+    const pr_model *m = find_name(r, name);
+    bool ready = m && is_open(m);
+    pthread_mutex_unlock(&r->lock);
     return ready;
 }
 
@@ -340,14 +415,20 @@ void pr_registry_release(pr_model *model) {
     pthread_mutex_lock(&r->lock);
     model->n_held--;
     model->used_at = pr_now();
-    if (model->n_held == 0 && model->draining) evict(r, model, "evicted");
-    else pthread_cond_broadcast(&r->changed);
+    pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }
 
 pr_engine *pr_model_engine(const pr_model *model) { return model->engine; }
 
-const char *pr_model_name(const pr_model *model) { return model->name; }
+const char *pr_model_name(const pr_model *model) { return model->names[0]; }
+
+bool pr_model_named(const pr_model *model, const char *name) {
+    pthread_mutex_lock(&model->registry->lock);
+    bool yes = is_named(model, name);
+    pthread_mutex_unlock(&model->registry->lock);
+    return yes;
+}
 
 /* ---- looking and tidying ---------------------------------------------- */
 
@@ -355,7 +436,7 @@ bool pr_registry_pin(pr_registry *r, const char *name, bool pinned) {
     pthread_mutex_lock(&r->lock);
     pr_model *m = find_name(r, name);
     if (m) m->pinned = pinned;
-    if (m && pinned) m->draining = false;
+    pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
     return m != NULL;
 }
@@ -388,7 +469,7 @@ void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_
 
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes) {
     pthread_mutex_lock(&r->lock);
-    r->opts.bytes_max = bytes;
+    r->opts.bytes_max = bound_of(bytes);
     pthread_cond_broadcast(&r->changed);
     pthread_mutex_unlock(&r->lock);
 }
@@ -402,8 +483,8 @@ static void describe(const pr_model *m, pr_model_info *out) {
         .idle_seconds = m->n_held || m->state != PR_MODEL_READY ? 0 : pr_now() - m->used_at,
         .bytes = bytes_of(m),
     };
-    size_t len = strlen(m->name), n = len < sizeof out->name - 1 ? len : sizeof out->name - 1;
-    memcpy(out->name, m->name, n);
+    size_t len = strlen(m->names[0]), most = sizeof out->name - 1;
+    memcpy(out->name, m->names[0], len <= most ? len : pr_utf8_complete(m->names[0], most));
     if (m->state != PR_MODEL_READY) return;
     pr_engine_describe(m->engine, &out->engine);
     pr_engine_elastic(m->engine, &out->elastic);

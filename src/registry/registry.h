@@ -13,7 +13,10 @@
 #ifndef PRECIS_REGISTRY_REGISTRY_H
 #define PRECIS_REGISTRY_REGISTRY_H
 
-#include "base/status.h"
+#include <stdatomic.h>
+
+#include "governor/monitor.h"
+#include "governor/policy.h"
 
 typedef struct pr_registry pr_registry;
 typedef struct pr_model pr_model; /* a resident model, held */
@@ -22,10 +25,15 @@ typedef struct pr_registry_opts {
     pr_engine_opts engine; /* for every model; level and weights_budget are chosen here */
     size_t bytes_max; /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
     double keep_alive_seconds; /* 0: for ever */
+    /* With both, an elastic model begins at the level that the policy chooses for the machine as it is; else at the highest
+     * that bytes_max has room for. Borrowed. */
+    pr_monitor *monitor;
+    const pr_gov_settings *gov;
     /* A name that a client gives, to the path of a file: *path for pr_free(). */
     pr_status (*resolve)(void *arg, const char *name, char **path, pr_err *err);
     void *resolve_arg;
-    /* Called with what happens (loaded, evicted, ...), for the log and the timeline; may be NULL. */
+    /* Called with what happens (loaded, evicted, ...), for the log and the timeline; may be NULL. Without the registry's
+     * lock, by the thread that did it. */
     void (*event)(void *arg, const char *model, const char *what, double seconds, size_t bytes);
     void *event_arg;
 } pr_registry_opts;
@@ -34,24 +42,27 @@ pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_e
 void pr_registry_close(pr_registry *r); /* nobody holds a model any more */
 
 /* Hold a model, loading it if need be. name is resolved; two names of one file are one model. *cancel, when not NULL and
- * non-zero, ends the wait (PR_ERR_CANCELLED), not the load. */
-pr_status pr_registry_acquire(pr_registry *r, const char *name, const volatile int *cancel, pr_model **out,
-                              pr_err *err);
-/* The same if it is resident and ready already; false otherwise. Never blocks for long. */
+ * non-zero, ends the wait for room or for another's load (PR_ERR_CANCELLED), not a load. */
+pr_status pr_registry_acquire(pr_registry *r, const char *name, const atomic_int *cancel, pr_model **out, pr_err *err);
+/* The same if it is resident and ready already, under a name it was acquired by; false otherwise. Never blocks for long. */
 bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out);
+/* Whether that would succeed now. Does not count as use. */
+bool pr_registry_is_ready(pr_registry *r, const char *name);
 void pr_registry_release(pr_model *model);
 
 pr_engine *pr_model_engine(const pr_model *model);
 const char *pr_model_name(const pr_model *model); /* as first asked for; valid while held */
+/* Whether it was acquired by this name, or it is its path. The model exists: it is held, or `closing` has not come yet. */
+bool pr_model_named(const pr_model *model, const char *name);
 
-/* A pinned model is not evicted. false: no such resident model. */
+/* A pinned model is not evicted, nor swept when idle. false: no such resident model. */
 bool pr_registry_pin(pr_registry *r, const char *name, bool pinned);
 /* Close models that nobody holds: the ones idle for longer than keep-alive, or (all) every one. Returns how many. */
 uint32_t pr_registry_sweep(pr_registry *r, bool all);
 /* Who is told before a model is closed, when nobody holds it and nobody can get it any more: whoever keeps sessions of it
  * closes them. Called without the registry's lock, by the thread that evicts. Set once, before anything is acquired. */
 void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_model *model), void *arg);
-/* The bound, changed at run time; the next acquire or sweep acts on it. */
+/* The bound, changed at run time (0: half the memory limit); the next load acts on it. */
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes);
 
 typedef enum pr_model_state { PR_MODEL_LOADING, PR_MODEL_READY, PR_MODEL_CLOSING } pr_model_state;

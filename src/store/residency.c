@@ -450,6 +450,7 @@ void pr_residency_state_get(const pr_residency *r, pr_residency_state *out) {
         .cursor = r->cursor,
         .loaded = r->loaded,
         .target = r->target,
+        .moving = r->moving,
         .n_increments = r->set->n_increments,
         .moves_down = r->moves_down,
         .moves_up = r->moves_up,

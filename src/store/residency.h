@@ -35,6 +35,7 @@ typedef struct pr_residency pr_residency;
 
 typedef struct pr_residency_state {
     uint32_t cursor, loaded, target, n_increments;
+    bool moving;                        /* the last request is neither fulfilled nor has it failed */
     size_t bytes;                       /* committed now, in whole pages */
     size_t plane_bytes[PR_PLANE_COUNT]; /* of them, by plane */
     uint64_t moves_down, moves_up;      /* finished */
