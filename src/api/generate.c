@@ -141,8 +141,8 @@ static void send_events(gen *g, bool last) {
 }
 
 static void begin_stream(gen *g, const pr_level *level) {
-    pr_http_header headers[3] = {{"X-Cache", "MISS"}, {"Cache-Control", "no-cache"}};
-    size_t n = 2;
+    pr_http_header headers[2] = {{"X-Cache", "MISS"}};
+    size_t n = 1;
     if (level) headers[n++] = (pr_http_header){"X-Precis-Level", pr_level_name(*level)};
     if (g->begun) return;
     g->begun = true;

@@ -340,13 +340,12 @@ void pr__quant_events(pr_http_req *req, void *arg) {
         pr_http_error(req, 400, "invalid_value", last ? "Last-Event-ID" : "after", 0, "must be the number of an event");
         return;
     }
-    const pr_http_header headers[] = {{"Cache-Control", "no-cache"}};
     if (atomic_load(&api->draining)) {
         pr_http_error(req, 503, "shutting_down", NULL, 5, "the server is shutting down");
         return;
     }
     pr_http_req_ref(req);
-    pr_http_stream_begin(req, "text/event-stream", headers, 1);
+    pr_http_stream_begin(req, "text/event-stream", NULL, 0);
     pr_http_stream_send(req, ": decisions\n\n", 13);
     if (!pr__api_subscribe(api, req, seen)) pr_http_stream_end(req);
     pr_http_req_unref(req);
