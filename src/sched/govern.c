@@ -13,19 +13,29 @@
 #include "engine/serve.h"
 #include "sched/sched_impl.h"
 
-static const double sample_seconds = 0.2;
+pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model) {
+    pr__lane *l = s->lanes;
+    while (l && l->model != model) l = l->next;
+    if (l) return l;
+    l = pr__lane_new(model);
+    if (!l) return NULL;
+    l->next = s->lanes;
+    s->lanes = l;
+    pr__govern_lane(s, l);
+    return l;
+}
 
-pr__lane *pr__sched_lane(const pr_sched *s, const char *model) {
-    for (pr__lane *l = s->lanes; l; l = l->next)
-        if (strcmp(l->name, model) == 0) return l;
-    return NULL;
+size_t pr__sched_promised(const pr_sched *s) {
+    size_t bytes = 0;
+    for (const pr__lane *l = s->lanes; l; l = l->next) bytes += pr__lane_promised(l) * pr_engine_page_bytes(l->engine);
+    return bytes;
 }
 
 static uint32_t waiting_for(const pr_sched *s, const pr__lane *lane) {
     uint32_t n = 0;
     const pr__jobs *lists[] = {&s->queued, &s->preparing, &s->prepared};
     for (int l = 0; l < 3; l++)
-        for (const pr__job *j = lists[l]->first; j; j = j->link) n += strcmp(j->spec.model, lane->name) == 0;
+        for (const pr__job *j = lists[l]->first; j; j = j->link) n += pr_model_named(lane->model, j->spec.model);
     return n;
 }
 
@@ -39,9 +49,26 @@ static pr_priority priority_of(const pr__lane *lane) {
     return all_speed ? PR_PRIORITY_SPEED : PR_PRIORITY_BALANCED;
 }
 
-static pr_gov_snapshot snapshot_of(const pr_sched *s, pr__lane *lane, const pr_elastic_info *e) {
-    pr_engine_info info;
-    pr_engine_describe(lane->engine, &info);
+/* The floor of all: the highest that a running job asks for and may have. One job's floor of int2 does not take away the
+ * small model's own floor of int4 from those who state none. */
+static void set_floor(const pr__lane *lane, pr_gov_snapshot *snap) {
+    bool all_state = true, given = false;
+    pr_level floor = PR_LEVEL_INT2;
+    for (const pr__job *j = lane->running.first; j; j = j->link) {
+        bool states = j->spec.floor_given || j->spec.force_given;
+        pr_level level = j->spec.force_given ? j->spec.force : j->spec.floor;
+        all_state &= j->spec.floor_given && !j->spec.force_given;
+        if (!states || level > lane->levels.allowed) continue;
+        given = true;
+        if (level > floor) floor = level;
+    }
+    snap->floor_given = given && (all_state || floor >= PR_LEVEL_INT4);
+    snap->floor = floor;
+}
+
+static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, const pr_elastic_info *e) {
+    size_t most = pr_registry_bytes_max(s->opts.registry), all = pr_registry_bytes(s->opts.registry);
+    size_t others = all > e->bytes ? all - e->bytes : 0;
     pr_gov_snapshot snap = {
         .limit_bytes = s->sample.limit_bytes,
         .used_bytes = s->sample.used_bytes,
@@ -50,31 +77,26 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, pr__lane *lane, const pr_e
         .level = lane->levels.level,
         .top = e->top,
         .weight_bytes = e->bytes,
-        .n_params = info.n_params,
+        .weight_bytes_max = most > others ? most - others : 1,
+        .n_params = lane->info.n_params,
         .running = lane->running.n,
         .queued = waiting_for(s, lane),
+        .request_bytes = pr__sched_promised(s) + lane->wanted_bytes,
         .priority = priority_of(lane),
-        .floor_given = lane->plan.raise,
-        .floor = lane->plan.raise_to,
+        .force_given = lane->hand.on,
+        .force = lane->hand.level,
     };
     for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = e->level_bytes[l];
+    set_floor(lane, &snap);
     return snap;
 }
 
-static void begin_move(pr__lane *lane, const pr_elastic_info *e, pr_level to, const char *reason) {
-    lane->move.on = true;
-    lane->move.from = lane->levels.level;
-    lane->move.to = to;
-    lane->move.bytes_before = e->bytes;
-    lane->move.moves = e->moves_down + e->moves_up;
-    lane->move.began = pr_now();
-    snprintf(lane->move.reason, sizeof lane->move.reason, "%s", reason);
-}
+/* ---- moves -------------------------------------------------------------- */
 
-/* Tell of a move once it is through, or has failed. */
-static void end_move(const pr_sched *s, pr__lane *lane, const pr_elastic_info *e) {
-    bool failed = e->raise_err.status != PR_OK && e->target == e->cursor && lane->move.to > lane->move.from;
-    if (!lane->move.on || (e->moves_down + e->moves_up == lane->move.moves && !failed)) return;
+/* Tell of a move that is through, has failed, or is overtaken by the next one. */
+static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool overtaken) {
+    bool failed = !overtaken && e->raise_err.status != PR_OK && lane->move.to > lane->move.from &&
+                  e->level < lane->move.to;
     pr_timeline_entry entry = {
         .time = (double)time(NULL),
         .from = lane->move.from,
@@ -85,79 +107,95 @@ static void end_move(const pr_sched *s, pr__lane *lane, const pr_elastic_info *e
     };
     snprintf(entry.model, sizeof entry.model, "%.*s", (int)sizeof entry.model - 1, lane->name);
     if (failed) snprintf(entry.reason, sizeof entry.reason, "not raised: %.180s", e->raise_err.text);
-    else snprintf(entry.reason, sizeof entry.reason, "%s", lane->move.reason);
+    else snprintf(entry.reason, sizeof entry.reason, "%.180s%s", lane->move.reason, overtaken ? "; overtaken" : "");
     lane->move.on = false;
     if (failed) lane->levels.level = e->level;
     if (s->opts.timeline) entry.seq = pr_timeline_append(s->opts.timeline, &entry);
-    if (s->opts.moved) s->opts.moved(s->opts.moved_arg, &entry);
+    if (s->opts.moved && s->n_news < PR__NEWS_MAX) s->news[s->n_news++] = entry;
 }
 
-static void govern_lane(pr_sched *s, pr__lane *lane, double now) {
+static void begin_move(pr__lane *lane, const pr_elastic_info *e, pr_level to, const char *reason) {
+    lane->move.on = true;
+    lane->move.from = lane->levels.level;
+    lane->move.to = to;
+    lane->move.bytes_before = e->bytes;
+    lane->move.began = pr_now();
+    snprintf(lane->move.reason, sizeof lane->move.reason, "%s", reason);
+}
+
+static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, double now) {
+    bool by_hand = lane->hand.on && d->level == lane->hand.level;
+    if (!d->changed && !(by_hand && lane->hand.fresh)) return;
+    pr_status st = by_hand && lane->hand.budget ? pr_engine_set_weights_budget(lane->engine, lane->hand.budget, NULL)
+                                                : pr_engine_set_level(lane->engine, d->level, NULL);
+    if (by_hand) lane->hand.fresh = false;
+    if (st) return;
+    if (lane->move.on) end_move(s, lane, e, true);
+    begin_move(lane, e, d->level, by_hand && lane->hand.budget ? "a budget set by hand" : d->reason);
+    lane->levels.level = d->level;
+    pr_gov_clock_decided(&lane->clock, now, d);
+}
+
+void pr__govern_lane(pr_sched *s, pr__lane *lane) {
     pr_elastic_info e;
     pr_gov_decision d;
+    double now = pr_now();
+    if (!lane->elastic || s->sampled_at == 0) return;
+    bool moving = pr_engine_moving(lane->engine); /* asked before: what it has done is in what comes next */
     pr_engine_elastic(lane->engine, &e);
-    if (!e.elastic) return;
-    end_move(s, lane, &e);
+    if (lane->move.on && !moving) end_move(s, lane, &e, false);
     pr_gov_snapshot snap = snapshot_of(s, lane, &e);
     pr_gov_clock_read(&lane->clock, &s->opts.gov, now, &snap);
     lane->levels.allowed = pr_gov_allowed(&s->opts.gov, &snap);
-    if (lane->by_hand && lane->levels.level <= lane->levels.allowed) return;
     pr_gov_decide(&s->opts.gov, &snap, &d);
-    lane->by_hand = false;
-    if (!d.changed) return;
-    if (pr_engine_set_level(lane->engine, d.level, NULL) != PR_OK) return;
-    begin_move(lane, &e, d.level, d.reason);
-    lane->levels.level = d.level;
-    pr_gov_clock_decided(&lane->clock, now, &d);
+    carry_out(s, lane, &e, &d, now);
 }
 
-void pr__govern(pr_sched *s) {
-    double now = pr_now();
-    bool fresh = now - s->sampled_at >= sample_seconds;
-    if (fresh) {
-        pr_monitor_sample(s->opts.monitor, &s->sample);
-        s->sampled_at = now;
-    }
+void pr__govern(pr_sched *s, bool fresh) {
     for (pr__lane *l = s->lanes; l; l = l->next) {
         uint32_t requests = l->running.n + waiting_for(s, l);
-        pr_model *held = NULL;
-        if (!fresh && requests == l->requests) continue;
+        if (!fresh && requests == l->requests && !l->hand.fresh) continue;
         l->requests = requests;
-        if (l->running.n == 0 && !pr_registry_acquire_ready(s->opts.registry, l->name, &held)) continue;
-        govern_lane(s, l, now);
-        s->let_go = held ? held : s->let_go;
-        if (held) break; /* released without the lock, by the caller; the rest has its turn next time */
+        pr__govern_lane(s, l);
     }
 }
 
 /* ---- by hand ----------------------------------------------------------- */
 
-static pr_status find_resident(const pr_sched *s, const char *model, pr__lane **lane, pr_model **held, pr_err *err) {
-    *held = NULL;
-    *lane = pr_registry_acquire_ready(s->opts.registry, model, held) ? s->lanes : NULL;
-    while (*lane && (*lane)->model != *held) *lane = (*lane)->next;
-    return *lane ? PR_OK : pr_fail(err, PR_ERR_NOTFOUND, "model: \"%.100s\" is not loaded", model);
+static pr_status find_resident(pr_sched *s, const char *model, pr__lane **lane, pr_model **held, pr_err *err) {
+    *lane = NULL;
+    if (!pr_registry_acquire_ready(s->opts.registry, model, held))
+        return pr_fail(err, PR_ERR_NOTFOUND, "model: \"%.100s\" is not loaded", model);
+    *lane = pr__sched_lane(s, *held);
+    return *lane ? PR_OK : pr_fail_nomem(err, "lane", sizeof **lane);
+}
+
+static pr_status set_hand(pr__lane *lane, pr_level level, size_t budget, pr_err *err) {
+    pr_elastic_info e;
+    char want[32], least[32];
+    pr_engine_elastic(lane->engine, &e);
+    if (!e.elastic)
+        return pr_fail(err, PR_ERR_UNSUPPORTED, "%s has one precision only; `precis pack` makes an elastic model of it",
+                       lane->name);
+    if (budget && budget < e.bytes_min)
+        return pr_fail(err, PR_ERR_LIMIT, "a weights budget of %s is too small: %s takes at least %s",
+                       pr_format_bytes(want, sizeof want, budget), lane->name,
+                       pr_format_bytes(least, sizeof least, e.bytes_min));
+    if (level > e.top) level = e.top;
+    if (budget)
+        for (level = e.top; level > PR_LEVEL_INT2 && e.level_bytes[level] > budget;) level--;
+    lane->hand.on = lane->hand.fresh = true;
+    lane->hand.level = level;
+    lane->hand.budget = budget;
+    return PR_OK;
 }
 
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err) {
     pr__lane *lane;
     pr_model *held;
-    pr_elastic_info e;
     pthread_mutex_lock(&s->lock);
     pr_status st = find_resident(s, model, &lane, &held, err);
-    if (!st) {
-        pr_engine_elastic(lane->engine, &e);
-        if (level > e.top) level = e.top;
-        if (budget)
-            for (level = e.top; level > PR_LEVEL_INT2 && e.level_bytes[level] > budget;) level--;
-        st = budget ? pr_engine_set_weights_budget(lane->engine, budget, err)
-                    : pr_engine_set_level(lane->engine, level, err);
-    }
-    if (!st) {
-        begin_move(lane, &e, level, budget ? "a budget set by hand" : "a level set by hand");
-        lane->levels.level = level;
-        lane->by_hand = true;
-    }
+    if (!st) st = set_hand(lane, level, budget, err);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     pr_registry_release(held);
@@ -169,7 +207,7 @@ pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err) {
     pr_model *held;
     pthread_mutex_lock(&s->lock);
     pr_status st = find_resident(s, model, &lane, &held, err);
-    if (!st) lane->by_hand = false;
+    if (!st) lane->hand.on = lane->hand.fresh = false;
     pthread_mutex_unlock(&s->lock);
     pr_registry_release(held);
     return st;

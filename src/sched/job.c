@@ -14,7 +14,7 @@
 static bool collect(void *arg, const char *text, size_t len) {
     pr__job *job = arg;
     pr_str_append(&job->text, text, len);
-    return !job->cancel;
+    return !atomic_load(&job->cancel);
 }
 
 static bool copy_lists(pr__job *job, const pr_generate_opts *g) {
@@ -41,7 +41,8 @@ pr__job *pr__job_new(const pr_job *spec, pr_job_id id) {
     job->spec.key = NULL;
     job->spec.generate.on_text = collect;
     job->spec.generate.arg = job;
-    job->spec.generate.cancel = &job->cancel;
+    job->spec.generate.cancel = NULL; /* collect() looks */
+    job->spec.generate.speculate = 0;
     job->queued_at = pr_now();
     if (copy_lists(job, &spec->generate) && job->spec.model) return job;
     pr__job_free(job);
@@ -90,17 +91,19 @@ static void deliver(pr__job *job, int32_t token, size_t row) {
         t.logits = pr_engine_logits(engine, row);
         t.n_vocab = info.n_vocab;
     }
-    if (job->spec.on_token && !job->cancel) job->spec.on_token(job->spec.arg, &t);
+    if (job->spec.on_token && !atomic_load(&job->cancel)) job->spec.on_token(job->spec.arg, &t);
     pr_str_clear(&job->text);
+}
+
+void pr__job_flush(pr__job *job) {
+    pr_job_finish finish = job->done.finish;
+    if (!job->answer || finish == PR_JOB_CANCELLED || finish == PR_JOB_ERROR) return;
+    pr_answer_flush(job->answer);
+    if (job->text.len) deliver(job, -1, 0);
 }
 
 void pr__job_end(pr__job *job, pr_job_finish finish) {
     if (job->state == PR__JOB_DONE) return;
-    bool partial = job->answer && finish != PR_JOB_CANCELLED && finish != PR_JOB_ERROR;
-    if (partial) {
-        pr_answer_flush(job->answer);
-        if (job->text.len) deliver(job, -1, 0);
-    }
     job->state = PR__JOB_DONE;
     job->done.finish = finish;
     job->done.n_generated = job->stats.n_generated;

@@ -2,7 +2,8 @@
  * A job: one request on its way through the scheduler. Internal to sched/.
  *
  * Owners, one at a time: the queue (QUEUED, PREPARED), a preparing thread (PREPARING), the stepping thread (RUNNING, and
- * DONE until on_done has come). Only `cancel` is written by others.
+ * DONE until on_done has come). Only `cancel` is written by others, and while a job's place is being told (`telling`) no
+ * preparing thread takes it.
  */
 #ifndef PRECIS_SCHED_JOB_H
 #define PRECIS_SCHED_JOB_H
@@ -19,39 +20,41 @@ typedef enum pr__job_state {
     PR__JOB_DONE
 } pr__job_state;
 
-/* Who asks: one for each key that has jobs. */
+/* Who asks: one for each key that has jobs or kept prefixes. */
 typedef struct pr__key {
     char *name;
-    uint32_t n_jobs, n_running;
-    uint64_t served; /* rows computed for it, made comparable when it begins: fair.h */
+    uint32_t n_jobs, n_running, n_prefixes;
     struct pr__key *next;
 } pr__key;
+
+typedef struct pr__party pr__party; /* a key at work in a lane: lane.h */
 
 typedef struct pr__job {
     pr_job_id id;
     pr_job spec; /* strings are own copies */
     pr__job_state state;
-    volatile int cancel;
+    atomic_int cancel;
     pr__key *key;
+    pr_model *model; /* held, from when it is ready for it */
     /* Prepared: */
-    pr_model *model;
     int32_t *ids; /* [n_ids] the prompt */
     size_t n_ids;
     uint32_t n_new; /* tokens it may add */
-    uint32_t pages; /* reserved for it */
+    uint32_t pages; /* it may hold in the end */
     /* Running: */
     pr_session *session;
     pr_answer *answer;
+    pr__party *party;
     pr_generate_stats stats;
-    pr_str text;     /* of the token being delivered */
-    uint32_t n_fed;  /* prompt tokens in the session */
-    int32_t next;    /* token to be fed, once the prompt is */
-    uint64_t served; /* rows computed for it */
+    pr_str text;      /* of the token being delivered */
+    uint32_t n_fed;   /* prompt tokens in the session */
+    int32_t next;     /* token to be fed, once the prompt is */
+    uint64_t turn_at; /* step in which it last decoded */
     pr_gov_verdict verdict;
-    double queued_at, prepared_at, admitted_at, progress_at, parked_at; /* 0: not yet */
-    uint32_t position;                                                  /* in the queue, last told */
-    bool timed_out;                                                     /* given up while it was loading */
-    bool tried;                                                         /* looked at in this round of admissions */
+    double queued_at, load_at, admitted_at, progress_at, parked_at; /* 0: not yet */
+    uint32_t position;                                              /* in the queue, last told */
+    bool telling;
+    bool tried; /* looked at in this round of admissions */
     pr_job_done done;
     struct pr__job *link; /* of the list that holds it */
 } pr__job;
@@ -61,14 +64,15 @@ pr__job *pr__job_new(const pr_job *spec, pr_job_id id);
 /* Frees everything but the model's hold. */
 void pr__job_free(pr__job *job);
 
-/* Session and answer, from a session that holds the first n_cached tokens of the prompt (taken over, also on failure) or NULL. */
+/* Session and answer, from a session (or NULL) that holds the first n_cached tokens of the prompt (taken over, also on failure). */
 pr_status pr__job_start(pr__job *job, pr_session *session, uint32_t n_cached, pr_err *err);
 static inline bool pr__job_decoding(const pr__job *job) { return job->n_fed == job->n_ids; }
 /* Sample and deliver the next token from logits row `row` of the last step. True when it was the last, or failed: done is
  * set then. */
 bool pr__job_advance(pr__job *job, size_t row);
-/* End it with what has been delivered so far. */
+/* It is done; calls nobody. pr__job_flush() delivers what was held back, before on_done. */
 void pr__job_end(pr__job *job, pr_job_finish finish);
+void pr__job_flush(pr__job *job);
 void pr__job_fail(pr__job *job, const pr_err *err, uint32_t retry_after);
 
 /* Lists, linked by job->link. */

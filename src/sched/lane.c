@@ -1,8 +1,8 @@
 /*
  * Lanes: composing a step from running jobs, running it, delivering tokens.
  *
- * All jobs of a step run at one level. Most often that is the model's; jobs that force a lower one make steps of their
- * own, in turns with the rest. Within a step decoding comes first, up to `parallel` rows; what prompt
+ * All jobs of a step run at one level. Most often that is the model's; jobs that force a lower one make batches of their
+ * own, which take turns with the rest. Within a step decoding comes first, up to `parallel` rows; what prompt
  * tokens are fed beside it is bounded, since everybody waits for the whole step.
  */
 #include "sched/lane.h"
@@ -11,7 +11,6 @@
 
 #include "base/os.h"
 #include "engine/serve.h"
-#include "sched/fair.h"
 
 enum { SESSIONS_MAX = 256 };
 
@@ -21,8 +20,10 @@ pr__lane *pr__lane_new(const pr_model *model) {
     lane->model = model;
     lane->engine = pr_model_engine(model);
     lane->name = pr_strdup(PR_TAG_SESSION, pr_model_name(model));
+    pr_engine_describe(lane->engine, &lane->info);
     pr_elastic_info elastic;
     pr_engine_elastic(lane->engine, &elastic);
+    lane->elastic = elastic.elastic;
     pr_level top = elastic.elastic ? elastic.top : PR_LEVEL_FP16, now = pr_engine_level(lane->engine);
     lane->levels = (pr_gov_levels){.level = now, .resident = now, .allowed = top, .top = top};
     if (lane->name) return lane;
@@ -37,66 +38,107 @@ void pr__lane_free(pr__lane *lane) {
     pr_free(lane);
 }
 
+/* ---- jobs -------------------------------------------------------------- */
+
+bool pr__lane_enter(pr__lane *lane, pr__job *job) {
+    pr__party *p = lane->parties;
+    while (p && p->key != job->key) p = p->next;
+    if (!p) {
+        p = pr_calloc(PR_TAG_SESSION, 1, sizeof *p);
+        if (!p) return false;
+        p->key = job->key;
+        p->next = lane->parties;
+        lane->parties = p;
+    }
+    p->n_jobs++;
+    job->key->n_running++;
+    job->party = p;
+    pr__jobs_append(&lane->running, job);
+    return true;
+}
+
+void pr__lane_leave(pr__lane *lane, pr__job *job) {
+    pr__jobs_remove(&lane->running, job);
+    job->key->n_running--;
+    if (lane->running.n == 0) lane->plan = (pr_gov_plan){0}; /* nobody waits for a higher level */
+    if (--job->party->n_jobs > 0) return;
+    pr__party **at = &lane->parties;
+    while (*at != job->party) at = &(*at)->next;
+    *at = job->party->next;
+    pr_free(job->party);
+}
+
 /* ---- composing --------------------------------------------------------- */
 
-/* Each job's level, or that it is parked. */
+static pr_gov_session wish_of(const pr__job *j) {
+    return (pr_gov_session){j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
+}
+
+/* Each job's level, or that it is parked. An ordinary model has no levels to choose from: everybody runs. */
 static void judge(pr__lane *lane) {
     pr_gov_session sessions[SESSIONS_MAX];
     pr_gov_verdict verdicts[SESSIONS_MAX];
     size_t n = 0;
     for (const pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link, n++)
-        sessions[n] = (pr_gov_session){j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
+        sessions[n] = lane->elastic ? wish_of(j) : (pr_gov_session){0};
     lane->levels.resident = pr_engine_level(lane->engine);
     pr_gov_plan_step(&lane->levels, sessions, n, verdicts, &lane->plan);
     n = 0;
-    for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link, n++) {
-        j->verdict = verdicts[n];
-        if (j->verdict.kind == PR_GOV_RUN) j->parked_at = 0;
-        else if (j->parked_at == 0) j->parked_at = pr_now();
+    double now = pr_now();
+    for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link) {
+        j->verdict = verdicts[n++];
+        bool runs = j->verdict.kind == PR_GOV_RUN;
+        if (runs && j->parked_at != 0) { /* its time begins anew where it stood still */
+            j->admitted_at += now - j->parked_at;
+            j->progress_at = now;
+            j->parked_at = 0;
+        }
+        if (!runs && j->parked_at == 0) j->parked_at = now;
     }
 }
 
-/* The level of this step: that of the jobs whose turn it is; false when every job is parked. */
-static bool choose_level(pr__lane *lane, pr_level *level) {
-    const pr__job *own = NULL, *forced = NULL;
+/* A forced job shares the model's own step when that is exactly its level. */
+static int batch_of(const pr__lane *lane, const pr__job *j, bool exact) {
+    if (j->verdict.kind != PR_GOV_RUN) return -1;
+    bool own = !lane->elastic || !j->spec.force_given || (exact && j->verdict.level == lane->plan.step);
+    return own ? PR__OWN : (int)j->verdict.level;
+}
+
+/* Whose turn it is. A batch weighs as many keys as it has, a key with jobs in several counting a part in each: nobody gets
+ * more by forcing many levels. -1: every job is parked. */
+static int choose_batch(pr__lane *lane, bool exact) {
+    double weight[PR__BATCHES] = {0};
+    for (pr__party *p = lane->parties; p; p = p->next) p->batches = 0;
     for (const pr__job *j = lane->running.first; j; j = j->link) {
-        if (j->verdict.kind != PR_GOV_RUN) continue;
-        const pr__job **kind = j->verdict.level == lane->plan.step ? &own : &forced;
-        if (!*kind || j->key->served < (*kind)->key->served) *kind = j;
+        int b = batch_of(lane, j, exact);
+        if (b >= 0) j->party->batches |= 1u << b;
     }
-    lane->decode_turn = !lane->decode_turn;
-    const pr__job *pick = own && (lane->decode_turn || !forced) ? own : forced;
-    if (!pick) return false;
-    *level = pick->verdict.level;
-    return true;
+    for (const pr__party *p = lane->parties; p; p = p->next)
+        for (int b = 0; b < PR__BATCHES; b++)
+            if (p->batches & 1u << b) weight[b] += 1.0 / __builtin_popcount(p->batches);
+    return pr__fair_batch(&lane->stride, weight);
 }
 
-static bool runs_at(const pr__job *j, pr_level level) {
-    return j->verdict.kind == PR_GOV_RUN && j->verdict.level == level;
-}
-
-/* Add the jobs picked by turns to the step. decoding: jobs that decode, a row each; else prompts, up to rows_max in all. */
-static uint32_t add(const pr__lane *lane, pr__step *step, bool decoding, size_t most, uint32_t rows_max) {
+/* Add the jobs picked by turns to the step. decoding: jobs that decode, a row each; else prompts, a key's oldest first. */
+static uint32_t add(pr__lane *lane, pr__step *step, bool decoding, bool exact, size_t most, uint32_t rows_max) {
     pr__job *jobs[SESSIONS_MAX];
     pr__turn turns[SESSIONS_MAX];
     size_t order[SESSIONS_MAX], n = 0;
     uint32_t rows = 0;
+    int b = step->batch;
     for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link) {
-        if (pr__job_decoding(j) != decoding || !runs_at(j, step->level)) continue;
-        uint32_t left = (uint32_t)j->n_ids - j->n_fed;
+        if (pr__job_decoding(j) != decoding || batch_of(lane, j, exact) != b) continue;
         jobs[n] = j;
-        turns[n++] = (pr__turn){j->key, j->key->served, j->served,
-                                decoding          ? 1
-                                : left < rows_max ? left
-                                                  : rows_max,
-                                false};
+        if (decoding) turns[n++] = (pr__turn){&j->party->decode[b], j->turn_at, 1, false};
+        else turns[n++] = (pr__turn){&j->party->prefill[b], j->id, (uint32_t)j->n_ids - j->n_fed, false};
     }
-    size_t picked = pr__fair_pick(turns, n, most, decoding ? most : UINT64_MAX, order);
-    for (size_t i = 0; i < picked && rows < rows_max; i++) {
+    size_t picked = pr__fair_pick(decoding ? &lane->decode[b] : &lane->prefill[b], turns, n, most, rows_max, order);
+    for (size_t i = 0; i < picked; i++) {
         pr__job *j = jobs[order[i]];
-        uint32_t want = turns[order[i]].rows, take = want < rows_max - rows ? want : rows_max - rows;
+        uint32_t take = turns[order[i]].rows;
         const int32_t *tokens = decoding ? &j->next : j->ids + j->n_fed;
         uint32_t logits = decoding || j->n_fed + take == j->n_ids;
+        if (decoding) j->turn_at = lane->n_steps;
         step->jobs[step->n] = j;
         step->runs[step->n++] = (pr_run){j->session, tokens, take, logits};
         rows += take;
@@ -105,44 +147,51 @@ static uint32_t add(const pr__lane *lane, pr__step *step, bool decoding, size_t 
 }
 
 bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step) {
-    pr_engine_info info;
-    pr_engine_describe(lane->engine, &info);
+    const pr_engine_info *info = &lane->info;
     step->n = 0;
     judge(lane);
-    if (!choose_level(lane, &step->level)) return false;
-    size_t most = opts->parallel < info.logits_max ? opts->parallel : info.logits_max;
-    if (most > info.batch_max) most = info.batch_max;
-    uint32_t rows = add(lane, step, true, most, info.batch_max);
-    uint32_t chunk = rows ? opts->prefill_chunk : info.batch_max, room = info.batch_max - rows;
-    size_t prompts = info.logits_max - rows < opts->parallel ? info.logits_max - rows : opts->parallel;
-    add(lane, step, false, prompts, chunk < room ? chunk : room);
+    bool exact = pr_engine_level_exact(lane->engine);
+    step->batch = choose_batch(lane, exact);
+    if (step->batch < 0) return false;
+    lane->n_steps++;
+    uint32_t most = opts->parallel < info->logits_max ? opts->parallel : info->logits_max;
+    if (most > info->batch_max) most = info->batch_max;
+    uint32_t rows = add(lane, step, true, exact, most, most);
+    uint32_t chunk = rows ? opts->prefill_chunk : info->batch_max, room = info->batch_max - rows;
+    uint32_t prompts = info->logits_max - rows < opts->parallel ? info->logits_max - rows : opts->parallel;
+    add(lane, step, false, exact, prompts, chunk < room ? chunk : room);
     return step->n > 0;
 }
 
 /* ---- stepping ---------------------------------------------------------- */
 
-uint32_t pr__lane_step(pr__lane *lane, const pr__step *step) {
-    pr_err err = {0};
+static pr_status run(const pr__lane *lane, const pr__step *step, size_t first, size_t n, pr_err *err) {
+    if (step->batch == PR__OWN) return pr_engine_step(lane->engine, step->runs + first, n, err);
+    return pr_engine_step_at(lane->engine, step->runs + first, n, (pr_level)step->batch, err);
+}
+
+/* Of runs that have been computed: count, sample, hand on. Returns how many tokens. */
+static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first, size_t n) {
     size_t row = 0;
-    uint32_t decoded = 0;
-    pr_level level = pr_engine_level(lane->engine);
-    pr_status st = pr_engine_step_at(lane->engine, step->runs, step->n, step->level, &err);
-    for (size_t i = 0; i < step->n; i++) {
+    for (size_t i = first; i < first + n; i++) {
         pr__job *j = step->jobs[i];
-        const pr_run *run = &step->runs[i];
-        if (st) {
-            pr__job_fail(j, &err, 1);
-            continue;
-        }
-        bool decoding = pr__job_decoding(j);
-        j->done.level = step->level < level ? step->level : level; /* what was asked for, or all there is */
+        const pr_run *r = &step->runs[i];
+        j->done.level = pr_engine_step_level(lane->engine);
         j->done.levels_used |= 1u << j->done.level;
-        j->served += run->n_tokens;
-        j->key->served += run->n_tokens;
         j->progress_at = pr_now();
-        if (!decoding) j->n_fed += run->n_tokens;
-        if (run->n_logits) pr__job_advance(j, row++);
-        decoded += decoding;
+        if (!pr__job_decoding(j)) j->n_fed += r->n_tokens;
+        if (r->n_logits) pr__job_advance(j, row++);
     }
-    return decoded;
+    return (uint32_t)row;
+}
+
+uint32_t pr__lane_step(const pr__lane *lane, const pr__step *step) {
+    pr_err err = {0};
+    uint32_t tokens = 0;
+    if (run(lane, step, 0, step->n, &err) == PR_OK) return deliver(lane, step, 0, step->n);
+    for (size_t i = 0; i < step->n; i++) { /* a refused step has changed nothing: let only those fail that must */
+        if (run(lane, step, i, 1, &err) == PR_OK) tokens += deliver(lane, step, i, 1);
+        else pr__job_fail(step->jobs[i], &err, 1);
+    }
+    return tokens;
 }

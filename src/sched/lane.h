@@ -8,11 +8,22 @@
 #ifndef PRECIS_SCHED_LANE_H
 #define PRECIS_SCHED_LANE_H
 
+#include "sched/fair.h"
 #include "sched/job.h"
+
+_Static_assert((int)PR__BATCHES == (int)PR_LEVELS + 1, "a batch for each forced level, and the model's own");
+
+struct pr__party { /* one for each key with jobs in the lane */
+    pr__key *key;
+    uint32_t n_jobs;
+    uint32_t batches;                                    /* of this step: a bit each it has jobs in */
+    pr__share decode[PR__BATCHES], prefill[PR__BATCHES]; /* fair.h */
+    struct pr__party *next;
+};
 
 typedef struct pr__prefix { /* a finished session whose pages may serve again */
     pr_session *session;
-    const pr__key *key;
+    pr__key *key;
     uint64_t used; /* a count that grows: the least is evicted first */
     struct pr__prefix *next;
 } pr__prefix;
@@ -21,23 +32,33 @@ typedef struct pr__lane {
     const pr_model *model; /* identity; held by the jobs */
     pr_engine *engine;
     char *name;
+    pr_engine_info info; /* its strings are the engine's */
+    bool elastic;
     pr__jobs running;
+    pr__party *parties;
+    pr__fair decode[PR__BATCHES], prefill[PR__BATCHES];
+    pr__stride stride;
+    uint64_t n_steps;
     pr__prefix *prefixes;
     uint32_t n_prefixes;
     uint64_t prefix_clock;
-    bool decode_turn; /* forced levels and the model's own take turns */
     /* Governing: */
     pr_gov_clock clock;
     uint32_t requests;   /* when it was last decided */
+    bool blocked;        /* the next request for it waits for room */
+    size_t wanted_bytes; /* by that request: KV; 0: none waits */
     uint32_t pages_used; /* after the last step, for who counts */
     pr_gov_levels levels;
     pr_gov_plan plan; /* of the last judgement: whether somebody waits for a higher level */
-    bool by_hand;     /* the level, or a budget, was set by somebody */
-    struct {          /* a move under way */
+    struct {          /* a level, or a budget, was set by somebody; fresh: just now */
+        bool on, fresh;
+        pr_level level;
+        size_t budget;
+    } hand;
+    struct { /* a move under way */
         bool on;
         pr_level from, to;
         size_t bytes_before;
-        uint64_t moves;
         double began;
         char reason[PR_GOV_REASON];
     } move;
@@ -49,14 +70,21 @@ void pr__lane_free(pr__lane *lane);            /* no jobs run */
 
 /* ---- pages and prefixes (prefix.c) ---- */
 
-/* A session with the longest kept beginning of the job's prompt (never all of it), *n_cached tokens; NULL when there is none
- * worth it. level: what the job will run at. */
-pr_session *pr__prefix_take(pr__lane *lane, const pr__job *job, pr_level level, uint32_t *n_cached);
+/* The kept session with the longest beginning of the job's prompt (never all of it), *n_cached tokens; NULL when there is
+ * none worth it. level: what the job will run at. */
+pr__prefix *pr__prefix_find(const pr__lane *lane, const pr__job *job, pr_level level, uint32_t *n_cached);
+/* A session that begins with its first n_cached tokens; NULL: no memory for it. */
+pr_session *pr__prefix_take(pr__lane *lane, pr__prefix *prefix, uint32_t n_cached);
 /* Keep the session of a job that is done, as long as there is room; takes job->session. */
 void pr__prefix_keep(pr__lane *lane, pr__job *job);
 void pr__prefix_drop_all(pr__lane *lane);
-/* Room for the job's pages beside those reserved for running ones, kept prefixes giving way; false: it must wait. */
-bool pr__lane_reserve(pr__lane *lane, pr__job *job);
+/* Pages for all the tokens of a job. */
+uint32_t pr__job_pages(const pr__job *job);
+/* Pages that running jobs may still take. */
+uint32_t pr__lane_promised(const pr__lane *lane);
+/* Room for the job's pages beside those promised to running ones, kept prefixes giving way, *prefix last: it becomes NULL
+ * then. False: the job must wait. */
+bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr__prefix **prefix, uint32_t *n_cached);
 size_t pr__prefix_bytes(const pr__lane *lane);
 
 /* ---- steps (lane.c) ---- */
@@ -65,12 +93,17 @@ typedef struct pr__step { /* what one step will do */
     pr_run *runs;         /* [n] */
     pr__job **jobs;       /* [n] */
     size_t n;
-    pr_level level;
+    int batch; /* pr_level when forced, PR__OWN */
 } pr__step;
+enum { PR__OWN = PR_LEVELS };
+
+/* A job begins / has ended; false: no memory. */
+bool pr__lane_enter(pr__lane *lane, pr__job *job);
+void pr__lane_leave(pr__lane *lane, pr__job *job);
 
 /* Choose; false when nothing can run. Under the scheduler's lock. step's arrays have room for sessions_max. */
 bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step);
-/* Run it and deliver; jobs that end are DONE afterwards. Without the lock. Returns rows of decoding. */
-uint32_t pr__lane_step(pr__lane *lane, const pr__step *step);
+/* Run it and deliver; jobs that end are DONE afterwards. Without the lock. Returns tokens that were delivered. */
+uint32_t pr__lane_step(const pr__lane *lane, const pr__step *step);
 
 #endif

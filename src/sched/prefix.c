@@ -16,16 +16,19 @@ enum { KEEP_MAX = 32, WORTH = 16 /* tokens below which prefill is as quick */ };
 static void drop(pr__lane *lane, pr__prefix **at) {
     pr__prefix *p = *at;
     *at = p->next;
+    p->key->n_prefixes--;
     pr_session_close(p->session);
     pr_free(p);
     lane->n_prefixes--;
 }
 
-static void drop_oldest(pr__lane *lane) {
-    pr__prefix **oldest = &lane->prefixes;
+/* False when there is none but `spared`. */
+static bool drop_oldest(pr__lane *lane, const pr__prefix *spared) {
+    pr__prefix **oldest = NULL;
     for (pr__prefix **at = &lane->prefixes; *at; at = &(*at)->next)
-        if ((*at)->used < (*oldest)->used) oldest = at;
-    drop(lane, oldest);
+        if (*at != spared && (!oldest || (*at)->used < (*oldest)->used)) oldest = at;
+    if (oldest) drop(lane, oldest);
+    return oldest != NULL;
 }
 
 void pr__prefix_drop_all(pr__lane *lane) {
@@ -40,9 +43,8 @@ static uint32_t common(const pr_session *s, const pr__job *job) {
     return i;
 }
 
-pr_session *pr__prefix_take(pr__lane *lane, const pr__job *job, pr_level level, uint32_t *n_cached) {
+pr__prefix *pr__prefix_find(const pr__lane *lane, const pr__job *job, pr_level level, uint32_t *n_cached) {
     pr__prefix *best = NULL;
-    pr_session *fork = NULL;
     *n_cached = 0;
     for (pr__prefix *p = lane->prefixes; p; p = p->next) {
         if (p->key != job->key) continue;
@@ -52,14 +54,16 @@ pr_session *pr__prefix_take(pr__lane *lane, const pr__job *job, pr_level level, 
         best = p;
         *n_cached = n;
     }
-    if (best) best->used = ++lane->prefix_clock;
-    if (!best || pr_session_fork(best->session, &fork, NULL) != PR_OK ||
-        pr_session_truncate(fork, *n_cached, NULL) != PR_OK) {
-        pr_session_close(fork);
-        *n_cached = 0;
-        return NULL;
-    }
-    return fork;
+    return best;
+}
+
+pr_session *pr__prefix_take(pr__lane *lane, pr__prefix *prefix, uint32_t n_cached) {
+    pr_session *fork = NULL;
+    prefix->used = ++lane->prefix_clock;
+    if (pr_session_fork(prefix->session, &fork, NULL) != PR_OK) return NULL;
+    if (pr_session_truncate(fork, n_cached, NULL) == PR_OK) return fork;
+    pr_session_close(fork);
+    return NULL;
 }
 
 void pr__prefix_keep(pr__lane *lane, pr__job *job) {
@@ -72,39 +76,42 @@ void pr__prefix_keep(pr__lane *lane, pr__job *job) {
         return;
     }
     *p = (pr__prefix){s, job->key, ++lane->prefix_clock, lane->prefixes};
+    job->key->n_prefixes++;
     lane->prefixes = p;
-    if (++lane->n_prefixes > KEEP_MAX) drop_oldest(lane);
+    if (++lane->n_prefixes > KEEP_MAX) drop_oldest(lane, NULL);
 }
 
-/* Pages that running jobs may still take. */
-static uint32_t outstanding(const pr__lane *lane) {
-    uint32_t n = 0;
+/* ---- pages ------------------------------------------------------------- */
+
+uint32_t pr__job_pages(const pr__job *job) {
+    uint64_t tokens = job->n_ids + job->n_new - 1, per_page = pr_engine_page_tokens(); /* the last one is not fed */
+    return (uint32_t)((tokens + per_page - 1) / per_page);
+}
+
+uint32_t pr__lane_promised(const pr__lane *lane) {
+    uint32_t n = 0, per_page = pr_engine_page_tokens();
     for (const pr__job *job = lane->running.first; job; job = job->link) {
-        uint32_t held = pr_session_pages(job->session);
+        uint32_t held = pr_session_pages(job->session), cached = job->done.n_cached;
         n += job->pages > held ? job->pages - held : 0;
+        n += job->n_fed == cached && cached % per_page != 0; /* a shared page is copied before it is written */
     }
     return n;
 }
 
-bool pr__lane_reserve(pr__lane *lane, pr__job *job) {
-    enum { COPY = 1 /* a shared last page is copied before it is written */ };
-    pr_engine_info info;
-    pr_engine_describe(lane->engine, &info);
-    uint32_t max = pr_engine_pages_max(lane->engine), per_page = pr_engine_page_tokens();
-    uint64_t tokens = job->n_ids + job->n_new;
-    if (tokens > info.context_max || job->n_new == 0) tokens = info.context_max;
-    uint32_t need = (uint32_t)((tokens + per_page - 1) / per_page) + COPY;
-    job->pages = need < max ? need : max;
-    uint32_t promised = outstanding(lane);
+bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr__prefix **prefix, uint32_t *n_cached) {
+    uint32_t max = pr_engine_pages_max(lane->engine), promised = pr__lane_promised(lane);
     for (;;) {
-        if (pr_engine_pages_used(lane->engine) + promised + job->pages <= max) return true;
-        if (!lane->prefixes) return lane->running.n == 0;
-        drop_oldest(lane);
+        uint32_t need = job->pages - *n_cached / pr_engine_page_tokens();
+        if ((uint64_t)pr_engine_pages_used(lane->engine) + promised + need <= max) return true;
+        if (drop_oldest(lane, *prefix)) continue;
+        if (!*prefix) return false;
+        *prefix = NULL;
+        *n_cached = 0;
     }
 }
 
 size_t pr__prefix_bytes(const pr__lane *lane) {
-    size_t pages = 0;
+    size_t pages = 0, used = lane->pages_used;
     for (const pr__prefix *p = lane->prefixes; p; p = p->next) pages += pr_session_pages(p->session);
-    return pages * pr_engine_page_bytes(lane->engine);
+    return (pages < used ? pages : used) * pr_engine_page_bytes(lane->engine); /* some may be shared */
 }

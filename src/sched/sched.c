@@ -3,10 +3,15 @@
  *
  * Three threads. One steps: it alone touches sessions and engines' steps. One prepares requests whose model is resident, one
  * loads models, so that a load of a minute delays only those who wait for that model. A single lock guards lists and
- * counts; no callback but on_queue is made under it, and nothing slow.
+ * counts; no callback is made under it, and nothing slow.
  *
- * A job leaves through one door: it is put on the list `done` in whatever state it was, and the stepping thread calls
- * on_done, keeps its session for its prefix if that is whole, and lets go of the model.
+ * A job leaves through one door: it is put on the list `done` in whatever state it was, and the stepping thread delivers
+ * what was held back, keeps its session for its prefix, calls on_done, and lets go of the model. That thread alone frees jobs.
+ *
+ * The loading thread owns no job: it works for a name, so those who wait for it can leave or run out of time meanwhile.
+ *
+ * Admission: a job runs when the pages it may take in the end fit the KV pool and the memory of the machine beside what is
+ * promised already. When the one whose turn it is must wait, nobody passes it: else small requests would starve a large one.
  */
 #include "sched/sched_impl.h"
 
@@ -16,17 +21,11 @@
 #include "base/os.h"
 #include "engine/serve.h"
 
+static const double sample_seconds = 0.2;
+
 enum { TICK_MS = 50, QUEUE_DEFAULT = 64, PARALLEL_DEFAULT = 8, SESSIONS_DEFAULT = 64, CHUNK_DEFAULT = 96 };
 
 /* ---- keys -------------------------------------------------------------- */
-
-/* A key that begins starts level with those at work. */
-static uint64_t least_served(const pr_sched *s) {
-    uint64_t least = UINT64_MAX;
-    for (const pr__key *k = s->keys; k; k = k->next)
-        if (k->n_jobs && k->served < least) least = k->served;
-    return least == UINT64_MAX ? 0 : least;
-}
 
 static pr__key *key_of(pr_sched *s, const char *name) {
     pr__key *k = s->keys;
@@ -42,9 +41,21 @@ static pr__key *key_of(pr_sched *s, const char *name) {
         k->next = s->keys;
         s->keys = k;
     }
-    uint64_t least = least_served(s);
-    if (k->n_jobs == 0 && k->served < least) k->served = least;
     return k;
+}
+
+/* Keys that nothing refers to any more, so that they do not pile up. */
+static void forget_keys(pr_sched *s) {
+    for (pr__key **at = &s->keys; *at;) {
+        pr__key *k = *at;
+        if (k->n_jobs || k->n_prefixes) {
+            at = &k->next;
+            continue;
+        }
+        *at = k->next;
+        pr_free(k->name);
+        pr_free(k);
+    }
 }
 
 /* ---- submitting -------------------------------------------------------- */
@@ -79,6 +90,7 @@ pr_status pr_sched_submit(pr_sched *s, const pr_job *job, pr_job_id *id, pr_err 
     }
     if (!st) {
         *id = s->next_id++;
+        if (!pr_registry_is_ready(s->opts.registry, job->model)) own->load_at = own->queued_at;
         own->key->n_jobs++;
         pr__jobs_append(&s->queued, own);
         pthread_cond_broadcast(&s->changed);
@@ -104,24 +116,18 @@ static pr__job *find_job(const pr_sched *s, pr_job_id id) {
 void pr_sched_cancel(pr_sched *s, pr_job_id id) {
     pthread_mutex_lock(&s->lock);
     pr__job *j = find_job(s, id);
-    if (j) j->cancel = 1;
+    if (j) atomic_store(&j->cancel, 1);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
 }
 
 /* ---- preparing --------------------------------------------------------- */
 
-/* The next job for a preparing thread, with its model held when that is resident; NULL: none. The loader takes those whose
- * model is not. */
-static pr__job *next_to_prepare(pr_sched *s, bool loader) {
+/* The next job whose model is resident, with that held; NULL: none. */
+static pr__job *next_to_prepare(pr_sched *s) {
     for (pr__job *j = s->queued.first; j; j = j->link) {
-        if (j->cancel) continue;
-        bool ready = pr_registry_acquire_ready(s->opts.registry, j->spec.model, &j->model);
-        if (ready != loader) return j;
-        if (ready) { /* not for the loader: it would release it at once, which takes the registry's lock only */
-            pr_registry_release(j->model);
-            j->model = NULL;
-        }
+        if (atomic_load(&j->cancel) || j->telling) continue;
+        if (j->model || pr_registry_acquire_ready(s->opts.registry, j->spec.model, &j->model)) return j;
     }
     return NULL;
 }
@@ -136,72 +142,131 @@ static pr_status prepare(pr__job *j, pr_err *err) {
     if (j->n_ids >= info.context_max)
         return pr_fail(err, PR_ERR_ARG, "the prompt of %zu tokens leaves no room in a context of %u", j->n_ids,
                        info.context_max);
-    uint32_t room = info.context_max - (uint32_t)j->n_ids, asked = j->spec.generate.max_tokens;
+    uint32_t asked = j->spec.generate.max_tokens, pages = pr_engine_pages_max(engine);
+    uint64_t tokens = (uint64_t)pages * pr_engine_page_tokens(); /* that may be fed; the last of an answer is not */
+    if (tokens > info.context_max) tokens = info.context_max;
+    if (j->n_ids > tokens)
+        return pr_fail(err, PR_ERR_ARG, "the prompt of %zu tokens is longer than KV memory: %u pages", j->n_ids, pages);
+    uint32_t room = (uint32_t)(tokens - j->n_ids) + 1;
     j->n_new = asked && asked < room ? asked : room;
+    j->pages = pr__job_pages(j);
     return PR_OK;
 }
 
 static void prepare_one(pr_sched *s, pr__job *j) {
     pr_err err = {0};
-    double start = pr_now();
-    pr_status st = PR_OK;
-    if (!j->model) st = pr_registry_acquire(s->opts.registry, j->spec.model, &j->cancel, &j->model, &err);
-    j->done.load_seconds = pr_now() - start;
-    if (!st) st = prepare(j, &err);
+    pr_status st = prepare(j, &err);
     pthread_mutex_lock(&s->lock);
     pr__jobs_remove(&s->preparing, j);
-    j->prepared_at = pr_now();
-    if (st && j->timed_out) pr_fail(&err, PR_ERR_LIMIT, "%s was not loaded within the time limit", j->spec.model);
     if (st) {
-        pr__job_fail(j, &err, j->timed_out || st == PR_ERR_LIMIT ? retry_after(s) : 0);
+        pr__job_fail(j, &err, st == PR_ERR_LIMIT ? retry_after(s) : 0);
         pr__jobs_append(&s->done, j);
     } else {
         j->state = PR__JOB_PREPARED;
         pr__jobs_append(&s->prepared, j);
     }
     pthread_cond_broadcast(&s->changed);
-    pthread_mutex_unlock(&s->lock);
 }
 
-static void *preparer(pr_sched *s, bool loader) {
+static void *prepare_thread(void *arg) {
+    pr_sched *s = arg;
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
-        pr__job *j = next_to_prepare(s, loader);
+        pr__job *j = next_to_prepare(s);
         if (!j) {
             pr__sched_wait(s, TICK_MS);
             continue;
         }
+        if (j->load_at != 0) j->done.load_seconds = pr_now() - j->load_at;
         pr__jobs_remove(&s->queued, j);
         pr__jobs_append(&s->preparing, j);
         j->state = PR__JOB_PREPARING;
         pthread_mutex_unlock(&s->lock);
         prepare_one(s, j);
-        pthread_mutex_lock(&s->lock);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
 }
 
-static void *prepare_thread(void *arg) { return preparer(arg, false); }
+/* ---- loading ------------------------------------------------------------ */
 
-static void *load_thread(void *arg) { return preparer(arg, true); }
+/* The first job whose model is not resident. */
+static pr__job *next_to_load(const pr_sched *s) {
+    for (pr__job *j = s->queued.first; j; j = j->link)
+        if (!atomic_load(&j->cancel) && !j->model && !pr_registry_is_ready(s->opts.registry, j->spec.model)) return j;
+    return NULL;
+}
 
-/* ---- time and leaving -------------------------------------------------- */
+static pr__job *next_named(const pr_sched *s, const char *name) {
+    for (pr__job *j = s->queued.first; j; j = j->link)
+        if (!j->model && !atomic_load(&j->cancel) && strcmp(j->spec.model, name) == 0) return j;
+    return NULL;
+}
 
 static void leave(pr_sched *s, pr__jobs *list, pr__job *j) {
     pr__jobs_remove(list, j);
     pr__jobs_append(&s->done, j);
 }
 
+/* A failed load is told to everybody who waits for it; the next request tries again. */
+static void fail_load(pr_sched *s, const char *name, const pr_err *err) {
+    for (pr__job *j; (j = next_named(s, name)) != NULL;) {
+        j->done.load_seconds = pr_now() - j->load_at;
+        pr__job_fail(j, err, err->status == PR_ERR_LIMIT ? retry_after(s) : 0);
+        leave(s, &s->queued, j);
+    }
+}
+
+/* Called and returns under the lock. */
+static void load_one(pr_sched *s, char *name) {
+    pr_err err = {0};
+    pr_model *model = NULL;
+    s->loading.name = name;
+    atomic_store(&s->loading.cancel, 0);
+    pthread_mutex_unlock(&s->lock);
+    pr_status st = pr_registry_acquire(s->opts.registry, name, &s->loading.cancel, &model, &err);
+    pthread_mutex_lock(&s->lock);
+    pr__job *j = st ? NULL : next_named(s, name);
+    if (j) { /* its turn to hold it, before it can be evicted */
+        j->model = model;
+        model = NULL;
+    }
+    if (st && st != PR_ERR_CANCELLED) fail_load(s, name, &err);
+    s->loading.name = NULL;
+    pthread_cond_broadcast(&s->changed);
+    pr_registry_release(model);
+    pr_free(name);
+}
+
+static void *load_thread(void *arg) {
+    pr_sched *s = arg;
+    pthread_mutex_lock(&s->lock);
+    while (!s->stopping) {
+        pr__job *j = next_to_load(s);
+        char *name = j ? pr_strdup(PR_TAG_SESSION, j->spec.model) : NULL;
+        if (j && j->load_at == 0) j->load_at = pr_now();
+        if (name) load_one(s, name);
+        else pr__sched_wait(s, TICK_MS);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
+
+/* ---- time and leaving -------------------------------------------------- */
+
 /* Jobs that wait: gone, or waiting too long. */
 static void tend_waiting(pr_sched *s, pr__jobs *list, double now) {
+    const pr_sched_opts *o = &s->opts;
     for (pr__job *j = list->first, *next; j; j = next) {
         pr_err err = {0};
         next = j->link;
-        if (j->cancel) {
+        bool loading = j->state == PR__JOB_QUEUED && j->load_at != 0 && !j->model;
+        if (atomic_load(&j->cancel)) {
             pr__job_end(j, PR_JOB_CANCELLED);
-        } else if (now - j->queued_at - j->done.load_seconds > s->opts.queue_seconds) {
-            pr_fail(&err, PR_ERR_LIMIT, "the request waited for %.0f seconds without its turn", s->opts.queue_seconds);
+        } else if (loading ? now - j->load_at > o->load_seconds
+                           : now - j->queued_at - j->done.load_seconds > o->queue_seconds) {
+            if (loading) pr_fail(&err, PR_ERR_LIMIT, "%s was not loaded within the time limit", j->spec.model);
+            else pr_fail(&err, PR_ERR_LIMIT, "the request waited for %.0f seconds without its turn", o->queue_seconds);
             pr__job_fail(j, &err, retry_after(s));
         } else {
             continue;
@@ -212,9 +277,9 @@ static void tend_waiting(pr_sched *s, pr__jobs *list, double now) {
 
 static bool is_late(const pr_sched *s, const pr__job *j, double now) {
     const pr_sched_opts *o = &s->opts;
-    if (j->parked_at != 0) return false;
     if (o->total_seconds > 0 && now - j->queued_at > o->total_seconds) return true;
-    if (j->stats.n_generated == 0) return pr__job_decoding(j) && now - j->progress_at > o->first_token_seconds;
+    if (j->parked_at != 0) return false;
+    if (j->stats.n_generated == 0) return now - j->admitted_at > o->first_token_seconds;
     return now - j->progress_at > o->stall_seconds;
 }
 
@@ -222,49 +287,39 @@ static bool is_late(const pr_sched *s, const pr__job *j, double now) {
 static void tend_running(pr_sched *s, pr__lane *lane, double now) {
     for (pr__job *j = lane->running.first, *next; j; j = next) {
         next = j->link;
-        if (j->state != PR__JOB_DONE && j->cancel) pr__job_end(j, PR_JOB_CANCELLED);
-        if (j->state != PR__JOB_DONE && j->parked_at != 0 && now - j->parked_at > s->opts.park_seconds)
-            pr__job_end(j, PR_JOB_CAPACITY);
-        if (j->state != PR__JOB_DONE && is_late(s, j, now)) pr__job_end(j, PR_JOB_TIMEOUT);
+        if (atomic_load(&j->cancel)) pr__job_end(j, PR_JOB_CANCELLED); /* nothing when it is done */
+        if (j->parked_at != 0 && now - j->parked_at > s->opts.park_seconds) pr__job_end(j, PR_JOB_CAPACITY);
+        if (is_late(s, j, now)) pr__job_end(j, PR_JOB_TIMEOUT);
         if (j->state != PR__JOB_DONE) continue;
-        j->key->n_running--;
-        leave(s, &lane->running, j);
+        pr__lane_leave(lane, j);
+        pr__jobs_append(&s->done, j);
     }
 }
 
-/* A load that takes too long is given up by those who wait for it. */
-static void tend_preparing(const pr_sched *s, double now) {
-    for (pr__job *j = s->preparing.first; j; j = j->link) {
-        if (j->model || now - j->queued_at <= s->opts.load_seconds) continue;
-        j->timed_out = true;
-        j->cancel = 1;
-    }
-}
-
+/* Places in the queue that have changed, told without the lock; jobs stay, since only this thread frees them. */
 static void tell_positions(pr_sched *s) {
-    uint32_t at = 0;
+    uint32_t at = 0, n = 0;
     const pr__jobs *lists[] = {&s->prepared, &s->queued};
     for (int l = 0; l < 2; l++) {
-        for (pr__job *j = lists[l]->first; j; j = j->link) {
+        for (pr__job *j = lists[l]->first; j && n < s->told_max; j = j->link) {
             if (++at == j->position || !j->spec.on_queue) continue;
             j->position = at;
-            j->spec.on_queue(j->spec.arg, at, estimate_wait(s, at));
+            j->telling = true;
+            s->told[n++] = (pr__told){j, at, estimate_wait(s, at)};
         }
     }
+    if (n == 0) return;
+    pthread_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < n; i++) {
+        pr__job *j = s->told[i].job;
+        j->spec.on_queue(j->spec.arg, s->told[i].at, s->told[i].seconds);
+    }
+    pthread_mutex_lock(&s->lock);
+    for (uint32_t i = 0; i < n; i++) s->told[i].job->telling = false;
+    pthread_cond_broadcast(&s->changed);
 }
 
 /* ---- admitting --------------------------------------------------------- */
-
-static pr__lane *lane_of(pr_sched *s, const pr_model *model) {
-    pr__lane *l = s->lanes;
-    while (l && l->model != model) l = l->next;
-    if (l) return l;
-    l = pr__lane_new(model);
-    if (!l) return NULL;
-    l->next = s->lanes;
-    s->lanes = l;
-    return l;
-}
 
 static uint32_t n_running(const pr_sched *s) {
     uint32_t n = 0;
@@ -280,72 +335,119 @@ static pr__job *next_to_admit(const pr_sched *s) {
     return best;
 }
 
-static void admit_one(pr_sched *s, pr__lane *lane, pr__job *j) {
-    pr_err err = {0};
-    char reason[PR_GOV_REASON];
-    pr_gov_session wish = {j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
-    pr_session *session = NULL;
-    uint32_t n_cached = 0;
-    pr_status st = PR_OK;
-    if (!pr_gov_admits(&lane->levels, &wish, reason)) st = pr_fail(&err, PR_ERR_LIMIT, "%s", reason);
+static void refuse(pr_sched *s, pr__job *j, const pr_err *err) {
+    pr__job_fail(j, err, err->status == PR_ERR_LIMIT ? retry_after(s) : 0);
+    leave(s, &s->prepared, j);
+}
+
+/* Beside what is used and promised. */
+static bool memory_allows(const pr_sched *s, size_t bytes) {
+    double limit = (double)s->sample.limit_bytes;
+    if (limit <= 0) return true; /* unknown */
+    double use = (double)s->sample.used_bytes + (double)pr__sched_promised(s) + (double)bytes;
+    return use <= limit * s->opts.gov.memory_full;
+}
+
+/* The level it will run at. */
+static pr_level level_for(const pr__lane *lane, const pr__job *j) {
     pr_level level = j->spec.force_given ? j->spec.force : lane->levels.level;
-    if (j->spec.floor_given && j->spec.floor > level) level = j->spec.floor;
-    if (level > lane->levels.top) level = lane->levels.top;
-    if (!st && !s->opts.prefix_off) session = pr__prefix_take(lane, j, level, &n_cached);
-    if (!st) st = pr__job_start(j, session, n_cached, &err);
+    if (!lane->elastic) level = PR_LEVEL_FP16;
+    else if (!j->spec.force_given && j->spec.floor_given && j->spec.floor > level) level = j->spec.floor;
+    return level < lane->levels.top ? level : lane->levels.top;
+}
+
+static void start(pr_sched *s, pr__lane *lane, pr__job *j, pr__prefix *prefix, uint32_t n_cached) {
+    pr_err err = {0};
+    pr_session *session = prefix ? pr__prefix_take(lane, prefix, n_cached) : NULL;
+    pr_status st = pr__job_start(j, session, session ? n_cached : 0, &err);
+    pr__jobs_remove(&s->prepared, j);
+    if (!st && !pr__lane_enter(lane, j)) st = pr_fail_nomem(&err, "place in a lane", sizeof *lane->parties);
     if (st) {
         pr__job_fail(j, &err, st == PR_ERR_LIMIT ? retry_after(s) : 0);
-        leave(s, &s->prepared, j);
+        pr__jobs_append(&s->done, j);
         return;
     }
     j->admitted_at = j->progress_at = pr_now();
     j->done.queue_seconds = j->admitted_at - j->queued_at - j->done.load_seconds;
     j->state = PR__JOB_RUNNING;
-    j->key->n_running++;
-    pr__jobs_remove(&s->prepared, j);
-    pr__jobs_append(&lane->running, j);
-    s->tokens_cached += n_cached;
+    s->tokens_cached += j->done.n_cached;
+}
+
+static void admit_one(pr_sched *s, pr__lane *lane, pr__job *j) {
+    pr_err err = {0};
+    char reason[PR_GOV_REASON];
+    pr_gov_session wish = {j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
+    uint32_t n_cached = 0;
+    lane->levels.resident = pr_engine_level(lane->engine);
+    if (lane->elastic && !pr_gov_admits(&lane->levels, &wish, reason)) {
+        pr_fail(&err, PR_ERR_LIMIT, "%s", reason);
+        refuse(s, j, &err);
+        return;
+    }
+    pr__prefix *prefix = s->opts.prefix_off ? NULL : pr__prefix_find(lane, j, level_for(lane, j), &n_cached);
+    bool pages = pr__lane_reserve(lane, j, &prefix, &n_cached);
+    size_t bytes = (j->pages - n_cached / pr_engine_page_tokens()) * pr_engine_page_bytes(lane->engine);
+    if (pages && !memory_allows(s, bytes)) lane->wanted_bytes = bytes;
+    if (pages && lane->wanted_bytes == 0) start(s, lane, j, prefix, n_cached);
+    else lane->blocked = true;
 }
 
 static void admit(pr_sched *s) {
     uint32_t most = s->opts.serial ? 1 : s->opts.sessions_max;
+    for (pr__lane *l = s->lanes; l; l = l->next) {
+        l->blocked = false;
+        l->wanted_bytes = 0;
+    }
     for (pr__job *j = s->prepared.first; j; j = j->link) j->tried = false;
     for (pr__job *j; n_running(s) < most && (j = next_to_admit(s));) {
-        pr__lane *lane = lane_of(s, j->model);
+        pr__lane *lane = pr__sched_lane(s, j->model);
         j->tried = true;
-        if (lane && pr__lane_reserve(lane, j)) admit_one(s, lane, j);
+        if (lane && !lane->blocked) admit_one(s, lane, j);
     }
 }
 
 /* ---- the stepping thread ----------------------------------------------- */
 
-/* Call on_done for everything on the list; without the lock. */
+static void count_done(pr_sched *s, const pr__job *j) {
+    s->n_done += j->done.finish != PR_JOB_ERROR && j->done.finish != PR_JOB_CANCELLED;
+    s->n_failed += j->done.finish == PR_JOB_ERROR;
+    s->n_cancelled += j->done.finish == PR_JOB_CANCELLED;
+    s->tokens_prompt += j->n_fed - j->done.n_cached;
+    s->tokens_generated += j->stats.n_generated;
+    double apart = j->done.total_seconds - s->mean_seconds;
+    if (j->admitted_at != 0) s->mean_seconds += apart * (s->mean_seconds > 0 ? 0.1 : 1);
+}
+
+/* Deliver the rest and call on_done for everything on the list. Called and returns under the lock, and leaves it. */
 static void bury(pr_sched *s) {
-    pthread_mutex_lock(&s->lock);
     pr__job *first = s->done.first;
+    s->n_burying = s->done.n;
     s->done = (pr__jobs){0};
+    pthread_mutex_unlock(&s->lock);
+    for (pr__job *j = first; j; j = j->link) pr__job_flush(j);
+    pthread_mutex_lock(&s->lock);
     for (pr__job *j = first; j; j = j->link) {
-        double took = j->done.total_seconds;
         pr__lane *lane = s->lanes;
         while (lane && lane->model != j->model) lane = lane->next;
-        s->n_done += j->done.finish != PR_JOB_ERROR && j->done.finish != PR_JOB_CANCELLED;
-        s->n_failed += j->done.finish == PR_JOB_ERROR;
-        s->n_cancelled += j->done.finish == PR_JOB_CANCELLED;
-        s->tokens_prompt += j->n_fed - j->done.n_cached;
-        s->tokens_generated += j->stats.n_generated;
-        if (j->admitted_at != 0) s->mean_seconds += (took - s->mean_seconds) * (s->mean_seconds > 0 ? 0.1 : 1);
+        count_done(s, j);
         if (lane && j->session && !s->opts.prefix_off && j->done.finish != PR_JOB_ERROR) pr__prefix_keep(lane, j);
-        j->key->n_jobs--;
     }
-    pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
+    for (pr__job *j = first; j; j = j->link) {
+        j->spec.on_done(j->spec.arg, &j->done);
+        pr_session_close(j->session);
+        j->session = NULL;
+        pr_registry_release(j->model);
+    }
+    pthread_mutex_lock(&s->lock);
     for (pr__job *j = first, *next; j; j = next) {
         next = j->link;
-        pr_model *model = j->model;
-        j->spec.on_done(j->spec.arg, &j->done);
+        j->key->n_jobs--;
         pr__job_free(j);
-        pr_registry_release(model);
     }
+    forget_keys(s);
+    s->n_burying = 0;
+    pthread_cond_broadcast(&s->changed);
 }
 
 /* The next lane after the last one that has something to run. */
@@ -363,7 +465,7 @@ static void tend(pr_sched *s) {
     double now = pr_now();
     tend_waiting(s, &s->queued, now);
     tend_waiting(s, &s->prepared, now);
-    tend_preparing(s, now);
+    if (s->loading.name && !next_named(s, s->loading.name)) atomic_store(&s->loading.cancel, 1);
     for (pr__lane *l = s->lanes; l; l = l->next) tend_running(s, l, now);
     if (s->drop_prefixes)
         for (pr__lane *l = s->lanes; l; l = l->next) pr__prefix_drop_all(l);
@@ -372,38 +474,51 @@ static void tend(pr_sched *s) {
     tell_positions(s);
 }
 
+/* Look at the machine, now and then. True when it was done. */
+static bool sample(pr_sched *s) {
+    double now = pr_now();
+    if (s->sampled_at != 0 && now - s->sampled_at < sample_seconds) return false;
+    pr_sample fresh; /* some twenty small files: not under the lock */
+    pthread_mutex_unlock(&s->lock);
+    pr_monitor_sample(s->opts.monitor, &fresh);
+    pthread_mutex_lock(&s->lock);
+    s->sample = fresh;
+    s->sampled_at = now;
+    return true;
+}
+
+static void tell_moves(pr_sched *s) {
+    pr_timeline_entry news[PR__NEWS_MAX];
+    uint32_t n = s->n_news;
+    if (n == 0) return;
+    memcpy(news, s->news, n * sizeof *news);
+    s->n_news = 0;
+    pthread_mutex_unlock(&s->lock);
+    for (uint32_t i = 0; i < n; i++) s->opts.moved(s->opts.moved_arg, &news[i]);
+    pthread_mutex_lock(&s->lock);
+}
+
 static void *step_thread(void *arg) {
     pr_sched *s = arg;
     pr__step step = {.runs = s->runs, .jobs = s->run_jobs};
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
+        bool fresh = sample(s);
         tend(s);
-        if (s->done.n) {
-            pthread_mutex_unlock(&s->lock);
-            bury(s);
-            pthread_mutex_lock(&s->lock);
-            continue;
-        }
-        pr__govern(s);
-        if (s->let_go) {
-            pr_model *model = s->let_go;
-            s->let_go = NULL;
-            pthread_mutex_unlock(&s->lock);
-            pr_registry_release(model);
-            pthread_mutex_lock(&s->lock);
-            continue;
-        }
+        if (s->done.n) bury(s);
+        pr__govern(s, fresh);
+        tell_moves(s);
         pr__lane *lane = compose(s, &step);
         if (!lane) {
-            pr__sched_wait(s, TICK_MS);
+            if (s->done.n == 0) pr__sched_wait(s, TICK_MS);
             continue;
         }
         pthread_mutex_unlock(&s->lock);
-        uint32_t decoded = pr__lane_step(lane, &step);
+        uint32_t tokens = pr__lane_step(lane, &step);
         pthread_mutex_lock(&s->lock);
         s->n_steps++;
         lane->pages_used = pr_engine_pages_used(lane->engine);
-        pr__sched_count(s, decoded);
+        pr__sched_count(s, tokens);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -447,9 +562,13 @@ pr_status pr_sched_open(const pr_sched_opts *opts, pr_sched **out, pr_err *err) 
     pthread_mutex_init(&s->lock, NULL);
     pthread_cond_init(&s->changed, &attr);
     pthread_condattr_destroy(&attr);
+    s->told_max = s->opts.queue_max + 4; /* a preparing one may come on top */
+    s->told = pr_calloc(PR_TAG_SESSION, s->told_max, sizeof *s->told);
     s->runs = pr_calloc(PR_TAG_SESSION, PR__SESSIONS_MAX, sizeof *s->runs);
     s->run_jobs = pr_calloc(PR_TAG_SESSION, PR__SESSIONS_MAX, sizeof *s->run_jobs);
-    pr_status st = s->runs && s->run_jobs ? PR_OK : pr_fail_nomem(err, "scheduler", sizeof *s->runs * PR__SESSIONS_MAX);
+    pr_status st = s->told && s->runs && s->run_jobs
+                       ? PR_OK
+                       : pr_fail_nomem(err, "scheduler", sizeof *s->runs * PR__SESSIONS_MAX);
     for (; !st && s->n_threads < PR__SCHED_THREADS; s->n_threads++)
         if (pthread_create(&s->threads[s->n_threads], NULL, bodies[s->n_threads], s))
             st = pr_fail(err, PR_ERR_NOMEM, "no thread for the scheduler");
@@ -459,15 +578,15 @@ pr_status pr_sched_open(const pr_sched_opts *opts, pr_sched **out, pr_err *err) 
 }
 
 static bool idle(const pr_sched *s) {
-    return s->queued.n + s->preparing.n + s->prepared.n + s->done.n + n_running(s) == 0;
+    return s->queued.n + s->preparing.n + s->prepared.n + s->done.n + s->n_burying + n_running(s) == 0;
 }
 
 static void cancel_all(pr_sched *s) {
     pr__jobs *lists[] = {&s->queued, &s->preparing, &s->prepared};
     for (int l = 0; l < 3; l++)
-        for (pr__job *j = lists[l]->first; j; j = j->link) j->cancel = 1;
+        for (pr__job *j = lists[l]->first; j; j = j->link) atomic_store(&j->cancel, 1);
     for (pr__lane *lane = s->lanes; lane; lane = lane->next)
-        for (pr__job *j = lane->running.first; j; j = j->link) j->cancel = 1;
+        for (pr__job *j = lane->running.first; j; j = j->link) atomic_store(&j->cancel, 1);
 }
 
 void pr_sched_drain(pr_sched *s, double seconds) {
@@ -489,18 +608,13 @@ void pr_sched_close(pr_sched *s) {
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     for (int i = 0; i < s->n_threads; i++) pthread_join(s->threads[i], NULL);
-    if (s->done.n) bury(s);
     while (s->lanes) {
         pr__lane *l = s->lanes;
         s->lanes = l->next;
         pr__lane_free(l);
     }
-    while (s->keys) {
-        pr__key *k = s->keys;
-        s->keys = k->next;
-        pr_free(k->name);
-        pr_free(k);
-    }
+    forget_keys(s);
+    pr_free(s->told);
     pr_free(s->runs);
     pr_free(s->run_jobs);
     pthread_cond_destroy(&s->changed);

@@ -9,7 +9,8 @@
  * are looked at, and cancelled sessions leave.
  *
  * Threads: everything but open and close from any thread; callbacks come from the scheduler's threads, one at a
- * time for a request, and must neither block nor call the scheduler. on_done comes exactly once for every submitted request, also at close.
+ * time for a request, without its lock; they must not block, and may submit and cancel. They may come before pr_sched_submit()
+ * has returned. on_done comes exactly once for every submitted request, also at close.
  */
 #ifndef PRECIS_SCHED_SCHED_H
 #define PRECIS_SCHED_SCHED_H
@@ -41,12 +42,14 @@ typedef struct pr_job_token { /* one delivered token */
 
 typedef struct pr_job_done {
     pr_job_finish finish;
-    pr_err err;           /* PR_JOB_ERROR */
-    uint32_t retry_after; /* seconds, when err is PR_ERR_LIMIT: queue full or timed out, no room */
+    pr_err err; /* PR_JOB_ERROR */
+    uint32_t
+        retry_after; /* seconds, when err is PR_ERR_LIMIT: timed out waiting, no room, a floor that cannot be met */
     uint32_t n_prompt, n_cached, n_generated;
     uint32_t levels_used; /* a bit for each pr_level it was computed at */
     pr_level level;       /* of the last step */
-    double queue_seconds, load_seconds, first_token_seconds, total_seconds;
+    double queue_seconds, load_seconds, total_seconds;
+    double first_token_seconds; /* from when it began to run */
 } pr_job_done;
 
 typedef struct pr_job {
@@ -96,8 +99,9 @@ pr_status pr_sched_submit(pr_sched *s, const pr_job *job, pr_job_id *id, pr_err 
 /* Its slot is free within a step; on_done comes with PR_JOB_CANCELLED unless it was done. Unknown ids are ignored. */
 void pr_sched_cancel(pr_sched *s, pr_job_id id);
 
-/* Move a resident model by hand: to a budget of weights in bytes, or (0) to a level. It holds as long as bytes allow, or until
- * pr_sched_auto(). PR_ERR_NOTFOUND: the model is not resident. */
+/* Move a resident model by hand: to a budget of weights in bytes, or (0) to a level. Done before the next step, as near to it as
+ * bytes allow then, and kept to until pr_sched_auto(). PR_ERR_NOTFOUND: the model is not resident; PR_ERR_UNSUPPORTED: it has
+ * one precision only; PR_ERR_LIMIT: the budget is less than the least. */
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err);
 /* Leave the model to the governor again. */
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);

@@ -8,7 +8,13 @@
 
 #include "sched/lane.h"
 
-enum { PR__SCHED_THREADS = 3, PR__SESSIONS_MAX = 256, PR__RATE_SECONDS = 10 };
+enum { PR__SCHED_THREADS = 3, PR__SESSIONS_MAX = 256, PR__RATE_SECONDS = 10, PR__NEWS_MAX = 8 };
+
+typedef struct pr__told { /* a place in the queue to be told */
+    pr__job *job;
+    uint32_t at;
+    double seconds;
+} pr__told;
 
 struct pr_sched {
     pr_sched_opts opts; /* constant */
@@ -17,6 +23,7 @@ struct pr_sched {
     pthread_t threads[PR__SCHED_THREADS];
     int n_threads;
     bool stopping, draining, drop_prefixes;
+    uint32_t n_burying; /* jobs whose on_done is being called */
     pr_job_id next_id;
     pr__jobs queued, preparing, prepared, done; /* running ones are in their lane */
     pr__key *keys;
@@ -24,10 +31,17 @@ struct pr_sched {
     double mean_seconds;    /* of a request, queue and all */
     pr_run *runs;           /* [PR__SESSIONS_MAX] the stepping thread's own */
     pr__job **run_jobs;     /* the same */
+    pr__told *told;         /* the same: [told_max] */
+    uint32_t told_max;
+    struct {        /* what the loading thread waits for */
+        char *name; /* NULL: nothing */
+        atomic_int cancel;
+    } loading;
     /* Governing: */
     pr_sample sample;
-    double sampled_at;
-    pr_model *let_go; /* held for a decision, to be released without the lock */
+    double sampled_at;                    /* 0: never */
+    pr_timeline_entry news[PR__NEWS_MAX]; /* to be told without the lock */
+    uint32_t n_news;
     /* Counts: */
     uint64_t n_done, n_failed, n_cancelled, tokens_prompt, tokens_generated, tokens_cached, n_steps;
     uint32_t rate[PR__RATE_SECONDS]; /* tokens of each of the last seconds */
@@ -38,8 +52,12 @@ struct pr_sched {
 void pr__sched_wait(pr_sched *s, int ms);
 /* Count tokens for the rate. */
 void pr__sched_count(pr_sched *s, uint32_t tokens);
-/* Decide about every lane, now and then; stepping thread. */
-void pr__govern(pr_sched *s);
-pr__lane *pr__sched_lane(const pr_sched *s, const char *model); /* NULL: none of that name */
+/* The lane of a model, made if need be; NULL: out of memory. Somebody holds the model, or the lane is there already. */
+pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model);
+/* KV bytes that running requests of all models may still take. */
+size_t pr__sched_promised(const pr_sched *s);
+/* Decide about every lane, now and then, fresh: with a new sample. An engine lives as long as its lane is on the list. */
+void pr__govern(pr_sched *s, bool fresh);
+void pr__govern_lane(pr_sched *s, pr__lane *lane);
 
 #endif
