@@ -2,8 +2,8 @@
  * The warden: one thread for what must not wait for a request, and must not be done in one.
  *
  * It looks at memory every ten seconds and whenever the system says that tasks stood still for it, closes models nobody has
- * used for long, passes decisions on to those who listen, and cancels jobs for callbacks that may not call the scheduler.
- * A descriptor wakes it, so all of this is prompt without polling.
+ * used for long, and passes decisions on to those who listen. A descriptor wakes it, so all of this is prompt without
+ * polling.
  */
 #include <malloc.h>
 #include <poll.h>
@@ -21,23 +21,6 @@ static const double guard_seconds = 10;
 void pr__warden_wake(pr_api *api) {
     uint64_t one = 1;
     if (api->wake_fd >= 0 && write(api->wake_fd, &one, sizeof one) < 0) return; /* full: it is awake already */
-}
-
-void pr__api_cancel_soon(pr_api *api, pr_job_id id) {
-    pthread_mutex_lock(&api->lock);
-    if (api->n_cancels < PR__CHORES_MAX) api->cancels[api->n_cancels++] = id;
-    pthread_mutex_unlock(&api->lock);
-    pr__warden_wake(api);
-}
-
-static void cancel_jobs(pr_api *api) {
-    pr_job_id ids[PR__CHORES_MAX];
-    pthread_mutex_lock(&api->lock);
-    uint32_t n = api->n_cancels;
-    memcpy(ids, api->cancels, n * sizeof *ids);
-    api->n_cancels = 0;
-    pthread_mutex_unlock(&api->lock);
-    for (uint32_t i = 0; i < n; i++) pr_sched_cancel(api->sched, ids[i]);
 }
 
 /* ---- listeners --------------------------------------------------------- */
@@ -179,7 +162,6 @@ static void *warden(void *arg) {
         poll(fds, fds[1].fd >= 0 ? 2 : 1, wait <= 0 ? 0 : (int)(wait * 1000) + 1);
         uint64_t n;
         if (fds[0].revents && read(api->wake_fd, &n, sizeof n) < 0) continue;
-        cancel_jobs(api);
         tell_all(api);
         clear_caches(api);
         bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);

@@ -16,13 +16,7 @@
 #include "http/server.h"
 #include "sched/sched.h"
 
-enum {
-    PR__SUBSCRIBERS_MAX = 64,
-    PR__CHORES_MAX = 256,
-    PR__ORIGINS_MAX = 32,
-    PR__TIMELINE_ENTRIES = 512,
-    PR__ROUTES_MAX = 32
-};
+enum { PR__SUBSCRIBERS_MAX = 64, PR__ORIGINS_MAX = 32, PR__TIMELINE_ENTRIES = 512, PR__ROUTES_MAX = 32 };
 
 /* A client that listens to decisions. */
 typedef struct pr__subscriber {
@@ -50,7 +44,7 @@ struct pr_api {
     const char *origin[PR__ORIGINS_MAX];
     size_t n_origins;
 
-    pthread_t warden; /* chores.c: the thread that looks after memory, listeners and cancelled requests */
+    pthread_t warden; /* chores.c: the thread that looks after memory, idle models and listeners */
     bool warden_runs;
     int wake_fd;
     atomic_bool draining, ends;
@@ -58,8 +52,6 @@ struct pr_api {
 
     pthread_mutex_t lock;
     pr__subscriber subscribers[PR__SUBSCRIBERS_MAX];
-    pr_job_id cancels[PR__CHORES_MAX];
-    uint32_t n_cancels;
     pr_http_req *clears[PR__SUBSCRIBERS_MAX]; /* requests that wait for caches to be cleared */
     uint32_t n_clears;
     /* Counts, for /api/performance: */
@@ -74,8 +66,6 @@ void pr__api_routes(pr_api *api);
 pr_status pr__warden_open(pr_api *api, pr_err *err);
 void pr__warden_close(pr_api *api);
 void pr__warden_wake(pr_api *api);
-/* Cancel a job from where the scheduler must not be called: within its callbacks. */
-void pr__api_cancel_soon(pr_api *api, pr_job_id id);
 /* Listen to decisions after number `seen`; takes a reference. false: too many listen. */
 bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen);
 /* Clear caches and answer req then; takes a reference. false: too many wait. */

@@ -3,12 +3,10 @@
  *
  * A gen is shared by the jobs it submitted (one for each choice) and by the HTTP request it answers, and freed by the last of
  * them. Its lock is held by each of the scheduler's callbacks, and by the HTTP thread that sends on what waited for a slow
- * reader; never while the scheduler is called, which may itself hold its own lock when it calls.
+ * reader; not while jobs are submitted, since their callbacks may come before that returns.
  *
  * A stream begins with its first token and not before: until then a refusal is still a status code, and the level in the
  * header is the one it was computed at. /api/query/stream alone begins earlier when it must wait for long, to tell its place.
- *
- * The scheduler must not be called from its callbacks, so these cancel through the warden.
  */
 #include "api/generate.h"
 
@@ -84,13 +82,16 @@ static void gen_unref(gen *g) {
 
 static void on_release(void *arg) { gen_unref(arg); }
 
-/* End all jobs; not from the scheduler's callbacks. */
+/* Under g->lock: end what has not ended. */
+static void cancel_all(gen *g) {
+    for (uint32_t i = 0; i < g->n; i++)
+        if (!g->choices[i].done) pr_sched_cancel(g->api->sched, g->choices[i].id);
+}
+
 static void cancel_now(gen *g) {
-    pr_job_id ids[PR_CHOICES_MAX];
     pthread_mutex_lock(&g->lock);
-    for (uint32_t i = 0; i < g->n; i++) ids[i] = g->choices[i].id;
+    cancel_all(g);
     pthread_mutex_unlock(&g->lock);
-    for (uint32_t i = 0; i < g->n; i++) pr_sched_cancel(g->api->sched, ids[i]);
 }
 
 static void on_gone(pr_http_req *req, void *arg) {
@@ -113,11 +114,6 @@ static void on_drain(pr_http_req *req, void *arg) {
     pthread_mutex_lock(&g->lock);
     push_backlog(g);
     pthread_mutex_unlock(&g->lock);
-}
-
-static void cancel_all(gen *g) {
-    for (uint32_t i = 0; i < g->n; i++)
-        if (!g->choices[i].done) pr__api_cancel_soon(g->api, g->choices[i].id);
 }
 
 /* Send what is in g->events, after what waits already; with `last` the stream ends when all has gone out. */
@@ -323,8 +319,9 @@ static const char *finish_of(pr_job_finish finish) {
 }
 
 static pr_ending ending_of(const pr_job_done *d) {
-    return (pr_ending){finish_of(d->finish), d->levels_used,         d->level,        d->queue_seconds,
-                       d->first_token_seconds, d->total_seconds, d->finish == PR_JOB_TIMEOUT};
+    return (pr_ending){finish_of(d->finish),       d->levels_used,         d->level,
+                       d->queue_seconds,           d->first_token_seconds, d->total_seconds,
+                       d->finish == PR_JOB_TIMEOUT};
 }
 
 /* A prompt counts once, however many answers it gets. */
@@ -381,8 +378,7 @@ static void end_choice(choice *c) {
     }
     begin_choice(c, c->end.level);
     pr_write_end(&g->events, &g->reply, c->index, &end, &usage);
-    if (last && g->reply.include_usage && g->reply.ask != PR_ASK_QUERY)
-        pr_write_usage(&g->events, &g->reply, &usage);
+    if (last && g->reply.include_usage && g->reply.ask != PR_ASK_QUERY) pr_write_usage(&g->events, &g->reply, &usage);
     if (last) pr_sse_done(&g->events);
     send_events(g, last);
 }
@@ -414,7 +410,8 @@ static void on_done(void *arg, const pr_job_done *done) {
 /* ---- the beginning ----------------------------------------------------- */
 
 static void name_answer(gen *g) {
-    static const char *const kinds[] = {[PR_ASK_CHAT] = "chatcmpl", [PR_ASK_COMPLETION] = "cmpl", [PR_ASK_QUERY] = "query"};
+    static const char *const kinds[] = {
+        [PR_ASK_CHAT] = "chatcmpl", [PR_ASK_COMPLETION] = "cmpl", [PR_ASK_QUERY] = "query"};
     uint64_t n = 0;
     if (getrandom(&n, sizeof n, 0) != sizeof n) n = pr_now_ns();
     snprintf(g->id, sizeof g->id, "%s-%016llx", kinds[g->reply.ask], (unsigned long long)n);

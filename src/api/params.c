@@ -38,7 +38,9 @@ static char *content_of(pr_reader *r, size_t at, const json_t *content) {
         const char *type = json_string_value(json_object_get(part, "type"));
         const char *said = json_string_value(json_object_get(part, "text"));
         if (type && strcmp(type, "text") == 0 && said) pr_str_puts(&text, said);
-        else pr_reader_refuse(r, "messages", "part %zu of message %zu is not {\"type\": \"text\", \"text\": ...}", i, at);
+        else
+            pr_reader_refuse(r, "messages", "part %zu of message %zu is not {\"type\": \"text\", \"text\": ...}", i,
+                             at);
     }
     char *out = r->status ? NULL : pr_str_take(&text);
     if (!out) pr_str_free(&text);

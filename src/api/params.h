@@ -34,8 +34,8 @@ typedef struct pr_prompt {
 } pr_prompt;
 
 typedef struct pr_params {
-    char *model;           /* "": the default one */
-    pr_message *messages;  /* [n_messages] chat and query */
+    char *model;          /* "": the default one */
+    pr_message *messages; /* [n_messages] chat and query */
     size_t n_messages;
     pr_prompt *prompts; /* [n_prompts] completion */
     size_t n_prompts;

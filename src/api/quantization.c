@@ -40,8 +40,7 @@ static void write_planes(pr_str *out, const pr_elastic_info *e) {
     pr_str_puts(out, "}");
     pr_write_key(out, "level_bytes");
     pr_str_puts(out, "{");
-    for (int l = PR_LEVEL_INT2; l <= (int)e->top; l++)
-        pr_write_u64(out, pr_level_name((pr_level)l), e->level_bytes[l]);
+    for (int l = PR_LEVEL_INT2; l <= (int)e->top; l++) pr_write_u64(out, pr_level_name((pr_level)l), e->level_bytes[l]);
     pr_str_puts(out, "}");
 }
 

@@ -63,7 +63,7 @@ static size_t setting_flags(serve *s, pr_flag *out, pr_setting_info *infos) {
     pr_settings_defaults(&names);
     for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &infos[i]); i++) {
         bool shown = strcmp(infos[i].flag, "host") && strcmp(infos[i].flag, "port");
-        out[n++] = (pr_flag){infos[i].flag,         0,    PR_FLAG_TEXT, "X", shown ? infos[i].value : NULL,
+        out[n++] = (pr_flag){infos[i].flag,        0,    PR_FLAG_TEXT, "X", shown ? infos[i].value : NULL,
                              (void *)&s->value[i], NULL, NULL};
     }
     return n;
@@ -203,13 +203,8 @@ int pr__cmd_serve(int argc, const char **argv) {
         {"Settings (also by environment or --config)", settings, setting_flags(&s, settings, infos), true},
     };
     const pr_usage usage = {
-        "serve",
-        "[MODEL...]",
-        "Serve models over HTTP: those named, or all in the model folder.\n",
-        groups,
-        2,
-        0,
-        MODELS_MAX,
+        "serve", "[MODEL...]", "Serve models over HTTP: those named, or all in the model folder.\n", groups, 2,
+        0,       MODELS_MAX,
     };
     if (pr__cmd_begin(&usage, argc, argv, &args, &code)) code = serve_models(&s, &args);
     return code;

@@ -66,7 +66,7 @@ enum { NUL = 1, BOOLEAN = 2, WHOLE = 4, REAL = 8, TEXT = 16, LIST = 32, OBJECT =
 
 typedef struct row {
     const char *name;
-    unsigned takes;  /* kinds */
+    unsigned takes;   /* kinds */
     const char *text; /* a text it takes, where it takes one */
 } row;
 
@@ -102,7 +102,8 @@ static void test_types(void **state) {
     static const struct {
         unsigned kind;
         const char *value;
-    } kinds[] = {{NUL, "null"}, {BOOLEAN, "true"}, {WHOLE, "1"}, {REAL, "0.5"}, {TEXT, "\"x\""}, {LIST, "[]"}, {OBJECT, "{}"}};
+    } kinds[] = {{NUL, "null"},   {BOOLEAN, "true"}, {WHOLE, "1"},  {REAL, "0.5"},
+                 {TEXT, "\"x\""}, {LIST, "[]"},      {OBJECT, "{}"}};
     for (int ask = PR_ASK_CHAT; ask <= PR_ASK_QUERY; ask++) {
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
             for (size_t k = 0; k < sizeof kinds / sizeof *kinds; k++) {
@@ -144,15 +145,16 @@ static void test_bounds(void **state) {
 
 static void test_values(void **state) {
     (void)state;
-    assert_int_equal(parse_text(PR_ASK_CHAT,
-                                "{\"messages\":[{\"role\":\"developer\",\"content\":\"be kind\"},"
-                                "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
-                                "{\"type\":\"text\",\"text\":\"b\"}]}],\"model\":\"m\",\"seed\":-1,\"top_k\":7,"
-                                "\"max_tokens\":5,\"max_completion_tokens\":6,\"stop\":[\"x\",\"y\"],"
-                                "\"logit_bias\":{\"17\":-3.5},\"task_priority\":\"speed\",\"min_quantization\":\"int8\","
-                                "\"force_quantization\":\"int2\",\"reuse\":\"any\",\"logprobs\":true,\"top_logprobs\":20,"
-                                "\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
-                     PR_OK);
+    assert_int_equal(
+        parse_text(PR_ASK_CHAT,
+                   "{\"messages\":[{\"role\":\"developer\",\"content\":\"be kind\"},"
+                   "{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},"
+                   "{\"type\":\"text\",\"text\":\"b\"}]}],\"model\":\"m\",\"seed\":-1,\"top_k\":7,"
+                   "\"max_tokens\":5,\"max_completion_tokens\":6,\"stop\":[\"x\",\"y\"],"
+                   "\"logit_bias\":{\"17\":-3.5},\"task_priority\":\"speed\",\"min_quantization\":\"int8\","
+                   "\"force_quantization\":\"int2\",\"reuse\":\"any\",\"logprobs\":true,\"top_logprobs\":20,"
+                   "\"stream\":true,\"stream_options\":{\"include_usage\":true}}"),
+        PR_OK);
     assert_int_equal(p.n_messages, 2);
     assert_string_equal(p.messages[0].role, "system");
     assert_string_equal(p.messages[1].content, "ab");
@@ -168,18 +170,25 @@ static void test_values(void **state) {
 
 static void test_lists(void **state) {
     (void)state;
-    static const char *const messages[] = {"null", "[]", "[1]", "[{}]", "[{\"role\":\"user\"}]",
-                                           "[{\"role\":\"tool\",\"content\":\"x\"}]", "[{\"role\":1,\"content\":\"x\"}]",
-                                           "[{\"role\":\"user\",\"content\":null}]",
-                                           "[{\"role\":\"user\",\"content\":[\"x\"]}]",
-                                           "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"text\":\"x\"}]}]"};
+    static const char *const messages[] = {
+        "null",
+        "[]",
+        "[1]",
+        "[{}]",
+        "[{\"role\":\"user\"}]",
+        "[{\"role\":\"tool\",\"content\":\"x\"}]",
+        "[{\"role\":1,\"content\":\"x\"}]",
+        "[{\"role\":\"user\",\"content\":null}]",
+        "[{\"role\":\"user\",\"content\":[\"x\"]}]",
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"text\":\"x\"}]}]"};
     for (size_t i = 0; i < sizeof messages / sizeof *messages; i++) {
         char text[256];
         snprintf(text, sizeof text, "{\"messages\":%s}", messages[i]);
         assert_int_equal(parse_text(PR_ASK_CHAT, text), PR_ERR_ARG);
         assert_string_equal(param, "messages");
     }
-    static const char *const prompts[] = {"null", "[]", "1", "{}", "[1,\"x\"]", "[\"x\",1]", "[-1]", "[1.5]", "[[]]", "[2147483648]"};
+    static const char *const prompts[] = {"null",      "[]",   "1",     "{}",   "[1,\"x\"]",
+                                          "[\"x\",1]", "[-1]", "[1.5]", "[[]]", "[2147483648]"};
     for (size_t i = 0; i < sizeof prompts / sizeof *prompts; i++) {
         char text[256];
         snprintf(text, sizeof text, "{\"prompt\":%s}", prompts[i]);
@@ -214,7 +223,8 @@ static void test_lists(void **state) {
 
 static void test_bodies(void **state) {
     (void)state;
-    static const char *const bodies[] = {"", "{", "null", "[]", "\"x\"", "1", "{}", "{\"prompt\":\"\\u0000\"}", "{\"a\":1}x"};
+    static const char *const bodies[] = {"",          "{", "null", "[]", "\"x\"", "1", "{}", "{\"prompt\":\"\\u0000\"}",
+                                         "{\"a\":1}x"};
     for (size_t i = 0; i < sizeof bodies / sizeof *bodies; i++) {
         assert_int_equal(parse_text(PR_ASK_COMPLETION, bodies[i]), PR_ERR_ARG);
         assert_true(err.text[0] != '\0');
@@ -248,8 +258,8 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_defaults), cmocka_unit_test(test_types),  cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_values),   cmocka_unit_test(test_lists),  cmocka_unit_test(test_bodies),
+        cmocka_unit_test(test_defaults), cmocka_unit_test(test_types), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_values),   cmocka_unit_test(test_lists), cmocka_unit_test(test_bodies),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
