@@ -124,8 +124,13 @@ void pr__catalogue_close(pr_catalogue *c) {
 static entry *find_asked(const pr_catalogue *c, const char *name) {
     char bare[PR_API_MODEL_NAME];
     const pr_known_model *known = pr__models_known(name[0] || c->fixed ? name : pr__models_known_names());
-    name_of(known ? known->file : name, bare);
-    entry *e = strchr(name, '/') ? NULL : find(c, bare);
+    if (strchr(name, '/')) return NULL;
+    name_of(name, bare);
+    entry *e = find(c, bare);
+    if (!e && known) {
+        name_of(known->file, bare);
+        e = find(c, bare);
+    }
     return !e && !name[0] && c->n ? &c->entries[0] : e;
 }
 
