@@ -56,15 +56,25 @@ static pr_status load_settings(serve *s) {
     return st;
 }
 
+/* Settings whose flag is said elsewhere in --help, some by a shorter name. */
+static bool is_said(const char *flag) {
+    static const char *const said[] = {"host",          "port",          "num-parallel", "context-length",
+                                       "kv-cache-type", "api-keys-file", "origins",      "memory"};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+        if (!strcmp(flag, said[i])) return true;
+    return false;
+}
+
 /* A flag for each setting, named as the setting is. */
 static size_t setting_flags(serve *s, pr_flag *out, pr_setting_info *infos) {
     pr_settings names;
     size_t n = 0;
     pr_settings_defaults(&names);
     for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &infos[i]); i++) {
-        bool shown = strcmp(infos[i].flag, "host") && strcmp(infos[i].flag, "port");
-        out[n++] = (pr_flag){infos[i].flag,        0,    PR_FLAG_TEXT, "X", shown ? infos[i].value : NULL,
-                             (void *)&s->value[i], NULL, NULL};
+        const char *flag = infos[i].flag;
+        if (!strcmp(flag, "host") || !strcmp(flag, "port") || !strcmp(flag, "memory")) continue;
+        out[n++] = (pr_flag){flag, 0,   PR_FLAG_TEXT, "X", is_said(flag) ? NULL : infos[i].value, (void *)&s->value[i],
+                             NULL, NULL};
     }
     return n;
 }
@@ -181,13 +191,21 @@ int pr__cmd_serve(int argc, const char **argv) {
     pr_flag settings[PR_SETTING_COUNT];
     pr_setting_info infos[PR_SETTING_COUNT];
     const pr_flag general[] = {
+        {"host", 0, PR_FLAG_TEXT, "ADDRESS", "127.0.0.1; another only with --keys", (void *)value_of(&s, "host"), NULL,
+         NULL},
+        {"port", 'p', PR_FLAG_TEXT, "N", "8000; 0: any free one", (void *)value_of(&s, "port"), NULL, NULL},
         {"preload", 0, PR_FLAG_BOOL, NULL, "load the models now, not when they are first asked for", &s.preload, NULL,
          NULL},
-        {"parallel", 0, PR_FLAG_TEXT, "N", NULL, (void *)value_of(&s, "num-parallel"), NULL, NULL},
-        {"context", 'c', PR_FLAG_TEXT, "N", NULL, (void *)value_of(&s, "context-length"), NULL, NULL},
-        {"kv", 0, PR_FLAG_TEXT, "TYPE", NULL, (void *)value_of(&s, "kv-cache-type"), NULL, NULL},
-        {"keys", 0, PR_FLAG_TEXT, "FILE", NULL, (void *)value_of(&s, "api-keys-file"), NULL, NULL},
-        {"origin", 0, PR_FLAG_TEXT, "LIST", NULL, (void *)value_of(&s, "origins"), NULL, NULL},
+        {"memory", 0, PR_FLAG_TEXT, "SIZE", "what this program may use (all there is)", (void *)value_of(&s, "memory"),
+         NULL, NULL},
+        {"parallel", 0, PR_FLAG_TEXT, "N", "requests that run at once (8)", (void *)value_of(&s, "num-parallel"), NULL,
+         NULL},
+        {"context", 'c', PR_FLAG_TEXT, "N", "tokens of a request (2048)", (void *)value_of(&s, "context-length"), NULL,
+         NULL},
+        {"kv", 0, PR_FLAG_TEXT, "TYPE", "f16 or q8", (void *)value_of(&s, "kv-cache-type"), NULL, NULL},
+        {"keys", 0, PR_FLAG_TEXT, "FILE", "API keys", (void *)value_of(&s, "api-keys-file"), NULL, NULL},
+        {"origin", 0, PR_FLAG_TEXT, "LIST", "web pages that may ask from elsewhere", (void *)value_of(&s, "origins"),
+         NULL, NULL},
         {"serial", 0, PR_FLAG_BOOL, NULL, "one request at a time", &s.serial, NULL, NULL},
         {"total", 0, PR_FLAG_F32, "S", "a request may take so long (0: no limit)", &s.total, NULL, NULL},
         {"grace", 0, PR_FLAG_F32, "S", "time for requests to end when it is stopped (30)", &s.grace, NULL, NULL},
@@ -195,12 +213,10 @@ int pr__cmd_serve(int argc, const char **argv) {
         {"memory-source", 0, PR_FLAG_TEXT, "FILE", "memory used, 0 to 1, is read from here: for tests",
          &s.memory_source, NULL, NULL},
         {"quiet", 'q', PR_FLAG_BOOL, NULL, "log warnings only", &s.quiet, NULL, NULL},
-        {"host", 0, PR_FLAG_TEXT, "ADDRESS", "127.0.0.1", (void *)value_of(&s, "host"), NULL, NULL},
-        {"port", 'p', PR_FLAG_TEXT, "N", "8000; 0: any free one", (void *)value_of(&s, "port"), NULL, NULL},
     };
     const pr_flag_group groups[] = {
         {NULL, general, sizeof general / sizeof *general, false},
-        {"Settings (also by environment or --config)", settings, setting_flags(&s, settings, infos), true},
+        {"Settings, also by environment", settings, setting_flags(&s, settings, infos), true},
     };
     const pr_usage usage = {
         "serve", "[MODEL...]", "Serve models over HTTP: those named, or all in the model folder.\n", groups, 2,
