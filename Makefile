@@ -79,8 +79,11 @@ FUZ_SRC  := $(wildcard fuzz/fuzz_*.c)
 
 obj = $(1:%.c=$(B)/obj/%.o)
 
-# The calibration text goes into the library as an array.
-GEN_TEXT  := $(B)/gen/calibration_text.c
+# Texts that go into the library as arrays: NAME_text.c has pr__NAME_text, as SOURCE_text.h declares it.
+GEN_NAMES := calibration openapi
+TEXT_calibration := src/compress/calibration.txt
+TEXT_openapi     := src/api/openapi.json
+GEN_OBJ   := $(GEN_NAMES:%=$(B)/obj/gen/%_text.o)
 
 PROGRAM   := $(if $(CMD_SRC),$(B)/precis)
 LIBRARY   := $(B)/libprecis.a
@@ -147,17 +150,21 @@ help:
 
 # ---- rules ----
 
-$(GEN_TEXT): src/compress/calibration.txt Makefile
-	@mkdir -p $(@D)
-	@{ echo '#include "compress/calibration_text.h"'; echo 'const unsigned char pr__calibration_text[] = {'; \
-	   od -An -v -tu1 $< | sed 's/\([0-9][0-9]*\)/\1,/g'; echo '};'; \
-	   echo 'const size_t pr__calibration_text_len = sizeof pr__calibration_text;'; } > $@
+# One rule a text.
+define text_rule
+$(B)/gen/$1_text.c: $2 Makefile
+	@mkdir -p $$(@D)
+	@{ echo '#include "$(patsubst src/%,%,$(dir $2))$1_text.h"'; echo 'const unsigned char pr__$1_text[] = {'; \
+	   od -An -v -tu1 $$< | sed 's/\([0-9][0-9]*\)/\1,/g'; echo '};'; \
+	   echo 'const size_t pr__$1_text_len = sizeof pr__$1_text;'; } > $$@
+endef
+$(foreach n,$(GEN_NAMES),$(eval $(call text_rule,$n,$(TEXT_$n))))
 
-$(B)/obj/gen/calibration_text.o: $(GEN_TEXT) $(B)/flags
+$(GEN_OBJ): $(B)/obj/gen/%.o: $(B)/gen/%.c $(B)/flags
 	@mkdir -p $(@D)
 	$(CC) $(PR_CFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 
-$(LIBRARY): $(call obj,$(LIB_SRC)) $(B)/obj/gen/calibration_text.o
+$(LIBRARY): $(call obj,$(LIB_SRC)) $(GEN_OBJ)
 	@rm -f $@
 	$(AR) rcs $@ $^
 

@@ -80,7 +80,9 @@ typedef struct pr_engine_opts {
     uint32_t context_max; /* tokens one session may hold; 0: the model's own, at most 8192 */
     uint32_t batch_max;   /* tokens in one step; 0: 512 */
     uint32_t logits_max;  /* rows of logits in one step; 0: 32 */
-    size_t kv_bytes_max;  /* bound of the KV pool; 0: one full context */
+    bool context_fit;     /* a context_max beyond what the model was made for means just that; else PR_ERR_LIMIT */
+    size_t kv_bytes_max;  /* bound of the KV pool; 0: kv_contexts full contexts */
+    uint32_t kv_contexts; /* 0: 1 */
     pr_kv_type kv_type;
     /* Elastic models: where to begin. By default at the top. Both are ignored for ordinary models. */
     bool level_given;

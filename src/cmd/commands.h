@@ -17,6 +17,9 @@ int pr__cmd_bench(int argc, const char **argv);
 int pr__cmd_eval(int argc, const char **argv);
 int pr__cmd_tokenize(int argc, const char **argv);
 int pr__cmd_doctor(int argc, const char **argv);
+int pr__cmd_serve(int argc, const char **argv);
+int pr__cmd_ps(int argc, const char **argv);
+int pr__cmd_stop(int argc, const char **argv);
 
 /* How every command begins: parse, or print the help. True when the command should go on; else *code is its exit
  * code. */

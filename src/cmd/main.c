@@ -19,6 +19,9 @@ typedef struct command {
 
 static const command commands[] = {
     {"run", "ask a model something, or talk with it", pr__cmd_run},
+    {"serve", "serve models over HTTP", pr__cmd_serve},
+    {"ps", "what a running server is doing", pr__cmd_ps},
+    {"stop", "end a running server", pr__cmd_stop},
     {"pull", "fetch a model into the model folder", pr__cmd_pull},
     {"pack", "make an elastic model: every precision in one file", pr__cmd_pack},
     {"list", "models in the folder", pr__cmd_list},

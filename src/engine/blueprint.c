@@ -24,6 +24,7 @@ static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr
     if (o->n_threads < 0 || o->n_threads > 1024)
         return pr_fail(err, PR_ERR_ARG, "threads must be between 1 and 1024, not %d", o->n_threads);
     if (o->nice < 0 || o->nice > 19) return pr_fail(err, PR_ERR_ARG, "nice must be between 0 and 19, not %d", o->nice);
+    if (o->context_fit && o->context_max > trained) o->context_max = trained;
     if (o->context_max > trained)
         return pr_fail(err, PR_ERR_LIMIT, "a context of %u is more than the %u tokens this model was made for",
                        o->context_max, trained);
@@ -49,6 +50,7 @@ static void plan_kv(struct pr_estimate *b) {
     pr_kv_form form = b->opts.kv_type == PR_KV_Q8 ? PR_KV_FORM_Q8 : b->opts.exact ? PR_KV_FORM_F32 : PR_KV_FORM_F16;
     b->kv = (pr_kv_shape){d->n_layers, d->n_kv_heads, d->head_dim, form};
     size_t page = pr_kv_page_bytes(&b->kv), pages = ((size_t)b->opts.context_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
+    if (b->opts.kv_contexts > 1) pages *= b->opts.kv_contexts;
     if (b->opts.kv_bytes_max) pages = b->opts.kv_bytes_max < page ? 1 : b->opts.kv_bytes_max / page;
     b->kv_bytes_max = pages * page;
 }

@@ -80,7 +80,12 @@ pr_status pr__job_start(pr__job *job, pr_session *session, uint32_t n_cached, pr
 static void deliver(pr__job *job, int32_t token, size_t row) {
     const pr_engine *engine = pr_model_engine(job->model);
     pr_engine_info info;
-    pr_job_token t = {.text = job->text.data ? job->text.data : "", .len = job->text.len, .token = token};
+    pr_job_token t = {
+        .text = job->text.data ? job->text.data : "",
+        .len = job->text.len,
+        .token = token,
+        .level = job->done.level,
+    };
     if (job->spec.want_logits && token >= 0) {
         pr_engine_describe(engine, &info);
         t.logits = pr_engine_logits(engine, row);

@@ -35,6 +35,7 @@ typedef struct pr_job_token { /* one delivered token */
     const char *text;         /* may be empty: held back, or a control token */
     size_t len;
     int32_t token;
+    pr_level level;      /* of the step that made it */
     const float *logits; /* the row it was drawn from, for log probabilities; valid in the callback only */
     size_t n_vocab;
 } pr_job_token;

@@ -10,7 +10,7 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import PRECIS, fails, finish, ok, precis, small_model, write  # noqa: E402
 
-COMMANDS = ("run", "pull", "pack", "list", "show", "plan", "bench", "eval", "tokenize", "doctor")
+COMMANDS = ("run", "serve", "ps", "stop", "pull", "pack", "list", "show", "plan", "bench", "eval", "tokenize", "doctor")
 
 # ---- help ----
 r = precis("--help")

@@ -1,0 +1,226 @@
+/*
+ * Opening and closing a server.
+ *
+ * The order of closing is the point. HTTP stops first: new requests are refused, those at work go on while the scheduler
+ * drains. Streams that outlive the grace are ended by the scheduler, with what they have and a reason, and not by a cut
+ * connection; so the scheduler is drained before the connections are. Models are closed when nobody can hold one.
+ */
+#include "api/api.h"
+
+#include <string.h>
+#include <time.h>
+
+#include "api/context.h"
+#include "base/os.h"
+
+enum { FLUSH_SECONDS = 2 };
+
+static void on_closing(void *arg, const pr_model *model) {
+    pr_api *api = arg;
+    if (api->sched) pr_sched_model_closing(api->sched, model);
+}
+
+static void on_moved(void *arg, const pr_timeline_entry *e) {
+    pr_api *api = arg;
+    pr_str line = {0};
+    if (pr_log_wants(PR_LOG_INFO)) {
+        pr_str_puts(&line, "{\"event\":\"level\",\"model\":");
+        pr_str_json(&line, e->model, strlen(e->model));
+        pr_str_printf(&line, ",\"from\":\"%s\",\"to\":\"%s\",\"bytes\":%lld,\"seconds\":%.3f,\"reason\":",
+                      pr_level_name(e->from), pr_level_name(e->to), (long long)e->bytes, e->seconds);
+        pr_str_json(&line, e->reason, strlen(e->reason));
+        pr_str_puts(&line, "}");
+        if (pr_str_ok(&line)) pr_log(PR_LOG_INFO, "%s", line.data);
+        pr_str_free(&line);
+    }
+    pr__warden_wake(api);
+}
+
+static void on_model(void *arg, const char *model, const char *what, double seconds, size_t bytes) {
+    pr_str line = {0};
+    (void)arg;
+    if (!pr_log_wants(PR_LOG_INFO)) return;
+    pr_str_puts(&line, "{\"event\":\"model\",\"model\":");
+    pr_str_json(&line, model, strlen(model));
+    pr_str_puts(&line, ",\"what\":");
+    pr_str_json(&line, what, strlen(what));
+    pr_str_printf(&line, ",\"seconds\":%.3f,\"bytes\":%zu}", seconds, bytes);
+    if (pr_str_ok(&line)) pr_log(PR_LOG_INFO, "%s", line.data);
+    pr_str_free(&line);
+}
+
+/* "a, b" to texts of their own. */
+static pr_status split_origins(pr_api *api, pr_err *err) {
+    char *save = NULL;
+    if (!api->settings.origins[0]) return PR_OK;
+    api->origins = pr_strdup(PR_TAG_HTTP, api->settings.origins);
+    if (!api->origins) return pr_fail_nomem(err, "origins", strlen(api->settings.origins));
+    for (char *at = strtok_r(api->origins, ", ", &save); at; at = strtok_r(NULL, ", ", &save)) {
+        if (api->n_origins == PR__ORIGINS_MAX)
+            return pr_fail(err, PR_ERR_LIMIT, "origins: more than %d", PR__ORIGINS_MAX);
+        api->origin[api->n_origins++] = at;
+    }
+    return PR_OK;
+}
+
+static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err) {
+    const pr_settings *set = &api->settings;
+    pr_registry_opts o = {
+        .engine = {.n_threads = opts->n_threads,
+                   .nice = 1,
+                   .context_max = set->context_length,
+                   .context_fit = true,
+                   .kv_contexts = set->num_parallel,
+                   .kv_type = set->kv_cache_type},
+        .bytes_max = (size_t)pr_settings_cache_bytes(set, api->limit_bytes),
+        .keep_alive_seconds = set->keep_alive_seconds < 0 ? 0 : set->keep_alive_seconds,
+        .monitor = api->monitor,
+        .gov = &api->gov,
+        .resolve = opts->models.path,
+        .resolve_arg = opts->models.arg,
+        .event = on_model,
+        .event_arg = api,
+    };
+    pr_status st = pr_registry_open(&o, &api->registry, err);
+    if (!st) pr_registry_on_closing(api->registry, on_closing, api);
+    return st;
+}
+
+static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
+    pr_sched_opts o = {
+        .registry = api->registry,
+        .gov = api->gov,
+        .monitor = api->monitor,
+        .timeline = api->timeline,
+        .moved = on_moved,
+        .moved_arg = api,
+        .queue_max = api->settings.max_queue,
+        .parallel = api->settings.num_parallel,
+        .serial = opts->serial,
+        .total_seconds = opts->total_seconds,
+    };
+    return pr_sched_open(&o, &api->sched, err);
+}
+
+static pr_status open_http(pr_api *api, pr_err *err) {
+    pr_http_opts o = {
+        .host = api->settings.host,
+        .port = (uint16_t)api->settings.port,
+        .routes = api->routes,
+        .n_routes = api->n_routes,
+        .keys = api->keys,
+        .origins = api->origin,
+        .n_origins = api->n_origins,
+        .connections_max = 4096,
+    };
+    return pr_http_open(&o, &api->http, err);
+}
+
+static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
+    pr_monitor_opts mon = {
+        .limit_bytes = api->settings.memory_bytes,
+        .memory_source = opts->memory_source,
+        .watch_pressure = true,
+    };
+    pr_sample sample;
+    pr_status st = pr_monitor_open(&mon, &api->monitor, err);
+    if (st) return st;
+    pr_monitor_sample(api->monitor, &sample);
+    api->limit_bytes = sample.limit_bytes;
+    if ((st = split_origins(api, err))) return st;
+    if (api->settings.api_keys_file[0] && (st = pr_keys_load(api->settings.api_keys_file, &api->keys, err))) return st;
+    if ((st = pr_timeline_open(PR__TIMELINE_ENTRIES, &api->timeline, err))) return st;
+    if ((st = open_registry(api, opts, err))) return st;
+    if ((st = open_sched(api, opts, err))) return st;
+    if ((st = pr__warden_open(api, err))) return st;
+    pr__api_routes(api);
+    return open_http(api, err);
+}
+
+pr_status pr_api_open(const pr_api_opts *opts, pr_api **out, pr_err *err) {
+    *out = NULL;
+    pr_api *api = pr_calloc(PR_TAG_HTTP, 1, sizeof *api);
+    if (!api) return pr_fail_nomem(err, "server", sizeof *api);
+    pthread_mutex_init(&api->lock, NULL);
+    api->settings = *opts->settings;
+    api->models = opts->models;
+    api->wake_fd = -1;
+    api->opened_at = pr_now();
+    api->opened_time = time(NULL);
+    pr_settings_governor(&api->settings, &api->gov);
+    pr_status st = open_parts(api, opts, err);
+    if (st) pr_api_close(api);
+    else *out = api;
+    return st;
+}
+
+uint16_t pr_api_port(const pr_api *api) { return pr_http_port(api->http); }
+
+/* ---- warming up -------------------------------------------------------- */
+
+typedef struct warmup {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool done;
+    pr_job_done end;
+} warmup;
+
+static pr_status warm_prompt(void *arg, const pr_engine *engine, int32_t **ids, size_t *n_ids, pr_err *err) {
+    enum { SOME = 16 };
+    (void)arg;
+    *ids = pr_calloc(PR_TAG_SESSION, SOME, sizeof **ids);
+    if (!*ids) return pr_fail_nomem(err, "tokens", SOME * sizeof **ids);
+    return pr_engine_tokenize(engine, "Hello", 5, PR_TOKENIZE_BOS, *ids, SOME, n_ids, err);
+}
+
+static void warm_done(void *arg, const pr_job_done *end) {
+    warmup *w = arg;
+    pthread_mutex_lock(&w->lock);
+    w->end = *end;
+    w->done = true;
+    pthread_cond_signal(&w->changed);
+    pthread_mutex_unlock(&w->lock);
+}
+
+pr_status pr_api_preload(pr_api *api, const char *model, pr_err *err) {
+    warmup w = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    char name[PR_API_MODEL_NAME];
+    pr_job_id id;
+    if (!api->models.find(api->models.arg, model, name))
+        return pr_fail(err, PR_ERR_NOTFOUND, "there is no model \"%.100s\"", model);
+    pr_job job = {.model = name, .prepare = warm_prompt, .on_done = warm_done, .arg = &w};
+    job.generate.max_tokens = 2;
+    pr_status st = pr_sched_submit(api->sched, &job, &id, err);
+    if (st) return st;
+    pthread_mutex_lock(&w.lock);
+    while (!w.done) pthread_cond_wait(&w.changed, &w.lock);
+    pthread_mutex_unlock(&w.lock);
+    if (w.end.finish != PR_JOB_ERROR) return PR_OK;
+    if (err) *err = w.end.err;
+    return w.end.err.status;
+}
+
+/* ---- closing ----------------------------------------------------------- */
+
+void pr_api_stop(pr_api *api, double seconds) {
+    atomic_store(&api->draining, true);
+    pr__warden_wake(api); /* listeners are let go */
+    if (api->sched) pr_sched_drain(api->sched, seconds);
+    if (api->http) pr_http_stop(api->http, FLUSH_SECONDS);
+}
+
+void pr_api_close(pr_api *api) {
+    if (!api) return;
+    if (!atomic_load(&api->draining)) pr_api_stop(api, 0);
+    pr_http_close(api->http);
+    pr__warden_close(api);
+    pr_sched_close(api->sched);
+    api->sched = NULL;
+    pr_registry_close(api->registry);
+    pr_timeline_close(api->timeline);
+    pr_monitor_close(api->monitor);
+    pr_keys_close(api->keys);
+    pthread_mutex_destroy(&api->lock);
+    pr_free(api->origins);
+    pr_free(api);
+}

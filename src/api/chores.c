@@ -1,0 +1,191 @@
+/*
+ * The warden: one thread for what must not wait for a request, and must not be done in one.
+ *
+ * It looks at memory every ten seconds and whenever the system says that tasks stood still for it, closes models nobody has
+ * used for long, and passes decisions on to those who listen. A descriptor wakes it, so all of this is prompt without
+ * polling.
+ */
+#include <malloc.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "api/context.h"
+#include "api/write.h"
+#include "base/os.h"
+#include "http/sse.h"
+
+static const double guard_seconds = 10;
+
+void pr__warden_wake(pr_api *api) {
+    uint64_t one = 1;
+    if (api->wake_fd >= 0 && write(api->wake_fd, &one, sizeof one) < 0) return; /* full: it is awake already */
+}
+
+/* ---- listeners --------------------------------------------------------- */
+
+bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen) {
+    bool taken = false;
+    pthread_mutex_lock(&api->lock);
+    for (int i = 0; i < PR__SUBSCRIBERS_MAX && !taken; i++) {
+        pr__subscriber *s = &api->subscribers[i];
+        if (s->req) continue;
+        pr_http_req_ref(req);
+        *s = (pr__subscriber){req, seen};
+        taken = true;
+    }
+    pthread_mutex_unlock(&api->lock);
+    pr__warden_wake(api);
+    return taken;
+}
+
+/* What is new; false when the client has gone or is too slow to be told. */
+static bool tell(pr_api *api, pr__subscriber *s) {
+    enum { BATCH = 32 };
+    pr_timeline_entry entries[BATCH];
+    pr_str json = {0}, out = {0};
+    size_t n;
+    bool ok = !pr_http_req_gone(s->req);
+    while (ok && (n = pr_timeline_read(api->timeline, s->seen, entries, BATCH, NULL)) > 0) {
+        pr_str_clear(&out);
+        for (size_t i = 0; i < n; i++) {
+            pr_str_clear(&json);
+            pr_write_decision(&json, &entries[i]);
+            pr_str_printf(&out, "id: %llu\nevent: decision\n", (unsigned long long)entries[i].seq);
+            pr_sse_data(&out, json.data, json.len);
+        }
+        ok = pr_str_ok(&out) && pr_http_stream_send(s->req, out.data, out.len) == PR_OK;
+        s->seen = entries[n - 1].seq;
+    }
+    pr_str_free(&json);
+    pr_str_free(&out);
+    return ok;
+}
+
+static void tell_all(pr_api *api) {
+    for (int i = 0; i < PR__SUBSCRIBERS_MAX; i++) {
+        pthread_mutex_lock(&api->lock);
+        pr__subscriber s = api->subscribers[i];
+        pthread_mutex_unlock(&api->lock);
+        if (!s.req) continue;
+        bool stays = tell(api, &s) && !atomic_load(&api->draining);
+        if (!stays) {
+            pr_http_stream_end(s.req);
+            pr_http_req_unref(s.req);
+            s.req = NULL;
+        }
+        pthread_mutex_lock(&api->lock);
+        api->subscribers[i] = s;
+        pthread_mutex_unlock(&api->lock);
+    }
+}
+
+/* ---- caches ------------------------------------------------------------ */
+
+bool pr__api_clear(pr_api *api, pr_http_req *req) {
+    pthread_mutex_lock(&api->lock);
+    bool taken = api->n_clears < PR__SUBSCRIBERS_MAX;
+    if (taken) {
+        pr_http_req_ref(req);
+        api->clears[api->n_clears++] = req;
+    }
+    pthread_mutex_unlock(&api->lock);
+    pr__warden_wake(api);
+    return taken;
+}
+
+static void clear_caches(pr_api *api) {
+    for (;;) {
+        pr_str out = {0};
+        pthread_mutex_lock(&api->lock);
+        pr_http_req *req = api->n_clears ? api->clears[--api->n_clears] : NULL;
+        pthread_mutex_unlock(&api->lock);
+        if (!req) return;
+        pr_sched_drop_prefixes(api->sched);
+        uint32_t n = pr_registry_sweep(api->registry, true);
+        malloc_trim(0);
+        pr_str_printf(&out,
+                      "{\"status\":\"success\",\"message\":\"prefixes dropped, %u idle model%s closed\","
+                      "\"models_closed\":%u}",
+                      n, n == 1 ? "" : "s", n);
+        pr__api_reply(req, &out);
+        pr_http_req_unref(req);
+    }
+}
+
+/* ---- memory ------------------------------------------------------------ */
+
+/* Move every resident model to int2 (down), or leave them to the governor again. */
+static void move_all(pr_api *api, bool down) {
+    enum { MOST = 64 };
+    pr_model_info *info = pr_calloc(PR_TAG_MISC, MOST, sizeof *info);
+    size_t n = info ? pr_registry_list(api->registry, info, MOST) : 0;
+    for (size_t i = 0; i < n && i < MOST; i++) {
+        if (info[i].state != PR_MODEL_READY) continue;
+        if (down) pr_sched_move(api->sched, info[i].name, PR_LEVEL_INT2, 0, NULL);
+        else pr_sched_auto(api->sched, info[i].name, NULL);
+    }
+    pr_free(info);
+}
+
+static void look_at_memory(pr_api *api, pr_guard *guard) {
+    pr_guard_settings set;
+    pr_guard_decision d;
+    pr_sample sample;
+    pr_guard_defaults(&set);
+    pr_monitor_sample(api->monitor, &sample);
+    pr_guard_decide(&set, guard, sample.used, &d);
+    atomic_store(&api->guard_in_force, d.in_force);
+    if (d.started || d.ended)
+        pr_log(d.started ? PR_LOG_WARN : PR_LOG_INFO, "{\"event\":\"memory\",\"used\":%.3f,\"reason\":\"%s\"}",
+               sample.used, d.reason);
+    if (d.due & PR_GUARD_CLEAR_CACHES) pr_sched_drop_prefixes(api->sched);
+    if (d.due & PR_GUARD_EMERGENCY) {
+        move_all(api, true);
+        pr_registry_sweep(api->registry, true);
+    }
+    if (d.ended & PR_GUARD_EMERGENCY) move_all(api, false);
+    pr_registry_sweep(api->registry, false);
+    malloc_trim(0);
+}
+
+/* ---- the thread -------------------------------------------------------- */
+
+static void *warden(void *arg) {
+    pr_api *api = arg;
+    pr_guard guard = {0};
+    double next = pr_now();
+    while (!atomic_load(&api->ends)) {
+        struct pollfd fds[2] = {{api->wake_fd, POLLIN, 0}, {pr_monitor_fd(api->monitor), POLLPRI, 0}};
+        double wait = next - pr_now();
+        poll(fds, fds[1].fd >= 0 ? 2 : 1, wait <= 0 ? 0 : (int)(wait * 1000) + 1);
+        uint64_t n;
+        if (fds[0].revents && read(api->wake_fd, &n, sizeof n) < 0) continue;
+        tell_all(api);
+        clear_caches(api);
+        bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);
+        if (!pressed && pr_now() < next) continue;
+        next = pr_now() + guard_seconds;
+        look_at_memory(api, &guard);
+    }
+    return NULL;
+}
+
+pr_status pr__warden_open(pr_api *api, pr_err *err) {
+    api->wake_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (api->wake_fd < 0) return pr_fail_errno(err, "no descriptor for the server");
+    if (pthread_create(&api->warden, NULL, warden, api)) return pr_fail(err, PR_ERR_NOMEM, "no thread for the server");
+    api->warden_runs = true;
+    return PR_OK;
+}
+
+void pr__warden_close(pr_api *api) {
+    atomic_store(&api->ends, true);
+    pr__warden_wake(api);
+    if (api->warden_runs) pthread_join(api->warden, NULL);
+    for (int i = 0; i < PR__SUBSCRIBERS_MAX; i++) pr_http_req_unref(api->subscribers[i].req);
+    while (api->n_clears) pr_http_req_unref(api->clears[--api->n_clears]);
+    if (api->wake_fd >= 0) close(api->wake_fd);
+    api->wake_fd = -1;
+}

@@ -1,0 +1,16 @@
+/*
+ * Requests that generate: from a body to an answer, in one piece or as a stream.
+ *
+ * The handler parses, submits a job for each choice, and is done; the scheduler's callbacks write the answer. Whatever
+ * happens, the client is answered exactly once. When it goes, its jobs are cancelled.
+ */
+#ifndef PRECIS_API_GENERATE_H
+#define PRECIS_API_GENERATE_H
+
+#include "api/context.h"
+#include "api/params.h"
+
+/* On the server's thread. stream: whatever the body says (/api/query/stream). */
+void pr__generate(pr_api *api, pr_http_req *req, pr_ask ask, bool stream);
+
+#endif

@@ -1,0 +1,29 @@
+/*
+ * The handlers of all routes; arg is the pr_api. Each runs on the server's thread and is quick.
+ */
+#ifndef PRECIS_API_HANDLERS_H
+#define PRECIS_API_HANDLERS_H
+
+#include "api/context.h"
+
+void pr__chat_completions(pr_http_req *req, void *arg);
+void pr__completions(pr_http_req *req, void *arg);
+void pr__models(pr_http_req *req, void *arg);
+void pr__model(pr_http_req *req, void *arg);
+
+void pr__query(pr_http_req *req, void *arg);
+void pr__query_stream(pr_http_req *req, void *arg);
+void pr__performance(pr_http_req *req, void *arg);
+
+void pr__quant_status(pr_http_req *req, void *arg);
+void pr__quant_calculate(pr_http_req *req, void *arg);
+void pr__quant_memory(pr_http_req *req, void *arg);
+void pr__quant_cache(pr_http_req *req, void *arg);
+void pr__quant_clear(pr_http_req *req, void *arg);
+void pr__quant_level(pr_http_req *req, void *arg);
+void pr__quant_events(pr_http_req *req, void *arg);
+
+void pr__health(pr_http_req *req, void *arg);
+void pr__openapi(pr_http_req *req, void *arg);
+
+#endif

@@ -1,0 +1,39 @@
+/*
+ * Questions and answers without OpenAI's frame, and how the server has been doing.
+ */
+#include <stdio.h>
+
+#include "api/generate.h"
+#include "api/handlers.h"
+#include "api/write.h"
+
+void pr__query(pr_http_req *req, void *arg) { pr__generate(arg, req, PR_ASK_QUERY, false); }
+void pr__query_stream(pr_http_req *req, void *arg) { pr__generate(arg, req, PR_ASK_QUERY, true); }
+
+void pr__performance(pr_http_req *req, void *arg) {
+    pr_api *api = arg;
+    pr_sched_stats stats;
+    pr_str out = {0};
+    char text[32];
+    pr_sched_stats_get(api->sched, &stats);
+    pthread_mutex_lock(&api->lock);
+    uint64_t n = api->n_answers;
+    double seconds = api->answer_seconds;
+    pthread_mutex_unlock(&api->lock);
+    pr_str_puts(&out, "{");
+    pr_write_u64(&out, "total_queries", n);
+    pr_write_u64(&out, "cache_hits", 0);
+    pr_write_text(&out, "cache_hit_rate", "0.0%");
+    snprintf(text, sizeof text, "%.2fs", n ? seconds / (double)n : 0.0);
+    pr_write_text(&out, "avg_response_time", text);
+    pr_write_bool(&out, "model_loaded", pr_registry_list(api->registry, NULL, 0) > 0);
+    pr_write_u64(&out, "cache_size", 0);
+    pr_write_u64(&out, "requests_running", stats.n_running);
+    pr_write_u64(&out, "requests_waiting", stats.n_queued);
+    pr_write_u64(&out, "prompt_tokens", stats.tokens_prompt);
+    pr_write_u64(&out, "generated_tokens", stats.tokens_generated);
+    pr_write_u64(&out, "cached_tokens", stats.tokens_cached);
+    pr_write_f64(&out, "tokens_per_second", stats.tokens_per_second);
+    pr_str_puts(&out, "}");
+    pr__api_reply(req, &out);
+}

@@ -1,0 +1,71 @@
+/*
+ * Reading fields.
+ *
+ * One mistake is enough: what comes after the first is not looked at, so a parser is a plain list of fields with one
+ * check at its end.
+ */
+#include "api/reader.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+pr_status pr_reader_refuse(pr_reader *r, const char *name, const char *fmt, ...) {
+    char what[256];
+    va_list args;
+    if (r->status) return r->status;
+    va_start(args, fmt);
+    vsnprintf(what, sizeof what, fmt, args);
+    va_end(args);
+    snprintf(r->param, r->param_len, "%s", name);
+    return r->status = pr_fail(r->err, PR_ERR_ARG, "%s%s%s", name, name[0] ? ": " : "", what);
+}
+
+pr_status pr_reader_nomem(pr_reader *r, const char *name) {
+    if (!r->status) r->status = pr_fail_nomem(r->err, name, 0);
+    return r->status;
+}
+
+const json_t *pr_reader_get(const pr_reader *r, const char *name) {
+    const json_t *v = r->status ? NULL : json_object_get(r->obj, name);
+    return json_is_null(v) ? NULL : v;
+}
+
+void pr_reader_f64(pr_reader *r, const char *name, double least, double most, double *out) {
+    const json_t *v = pr_reader_get(r, name);
+    if (!v) return;
+    double x = json_number_value(v);
+    if (!json_is_number(v)) pr_reader_refuse(r, name, "must be a number");
+    else if (!(x >= least && x <= most)) pr_reader_refuse(r, name, "must be from %g to %g", least, most);
+    else *out = x;
+}
+
+void pr_reader_f32(pr_reader *r, const char *name, double least, double most, float *out) {
+    double x = (double)*out;
+    pr_reader_f64(r, name, least, most, &x);
+    *out = (float)x;
+}
+
+void pr_reader_u32(pr_reader *r, const char *name, uint32_t least, uint32_t most, uint32_t *out) {
+    const json_t *v = pr_reader_get(r, name);
+    if (!v) return;
+    json_int_t n = json_integer_value(v);
+    if (!json_is_integer(v)) pr_reader_refuse(r, name, "must be a whole number");
+    else if (n < (json_int_t)least || n > (json_int_t)most)
+        pr_reader_refuse(r, name, "must be from %u to %u", least, most);
+    else *out = (uint32_t)n;
+}
+
+void pr_reader_bool(pr_reader *r, const char *name, bool *out) {
+    const json_t *v = pr_reader_get(r, name);
+    if (!v) return;
+    if (!json_is_boolean(v)) pr_reader_refuse(r, name, "must be true or false");
+    else *out = json_is_true(v);
+}
+
+void pr_reader_text(pr_reader *r, const char *name, const char **out) {
+    const json_t *v = pr_reader_get(r, name);
+    if (!v) return;
+    if (!json_is_string(v)) pr_reader_refuse(r, name, "must be a string");
+    else *out = json_string_value(v);
+}

@@ -1,0 +1,227 @@
+/*
+ * precis serve: a server that stays.
+ *
+ * Thin: settings and the list of models are found here, everything else is src/api. What it is asked and what it does is
+ * written to standard error, a JSON object a line; where to reach it, to standard output.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "api/api.h"
+#include "base/log.h"
+#include "base/os.h"
+#include "cmd/catalogue.h"
+#include "cmd/commands.h"
+#include "cmd/runfile.h"
+#include "cmd/term.h"
+
+enum { MODELS_MAX = 64, TICK_NS = 100000000 };
+
+static const double grace_default = 30;
+
+extern char **environ;
+
+typedef struct serve {
+    const char *value[PR_SETTING_COUNT]; /* of a setting's flag; NULL: not given */
+    pr_setting_flag flags[PR_SETTING_COUNT];
+    pr_settings settings;
+    const char *memory_source;
+    uint32_t threads;
+    float grace, total;
+    bool preload, serial, quiet;
+    pr_catalogue *catalogue;
+    pr_api *api;
+    pr_runfile *runfile;
+    char url[PR_SETTING_TEXT + 32];
+    pr_err err;
+} serve;
+
+/* ---- settings ---------------------------------------------------------- */
+
+/* The flags that were given, by their settings' names. */
+static pr_status load_settings(serve *s) {
+    pr_settings names;
+    pr_setting_info info;
+    size_t n = 0;
+    pr_settings_defaults(&names);
+    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++)
+        if (s->value[i]) s->flags[n++] = (pr_setting_flag){info.flag, s->value[i]};
+    pr_settings_input in = {(const char *const *)environ, s->flags, n};
+    pr_status st = pr_settings_load(&in, &s->settings, &s->err);
+    if (!st && s->settings.models[0] && setenv("PRECIS_MODELS", s->settings.models, 1) != 0)
+        st = pr_fail_nomem(&s->err, "the environment", 0);
+    return st;
+}
+
+/* Settings whose flag is said elsewhere in --help, some by a shorter name. */
+static bool is_said(const char *flag) {
+    static const char *const said[] = {"host",          "port",          "num-parallel", "context-length",
+                                       "kv-cache-type", "api-keys-file", "origins",      "memory"};
+    for (size_t i = 0; i < sizeof said / sizeof *said; i++)
+        if (!strcmp(flag, said[i])) return true;
+    return false;
+}
+
+/* A flag for each setting, named as the setting is. */
+static size_t setting_flags(serve *s, pr_flag *out, pr_setting_info *infos) {
+    pr_settings names;
+    size_t n = 0;
+    pr_settings_defaults(&names);
+    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &infos[i]); i++) {
+        const char *flag = infos[i].flag;
+        if (!strcmp(flag, "host") || !strcmp(flag, "port") || !strcmp(flag, "memory")) continue;
+        out[n++] = (pr_flag){flag, 0,   PR_FLAG_TEXT, "X", is_said(flag) ? NULL : infos[i].value, (void *)&s->value[i],
+                             NULL, NULL};
+    }
+    return n;
+}
+
+static const char **value_of(serve *s, const char *flag) {
+    pr_settings names;
+    pr_setting_info info;
+    pr_settings_defaults(&names);
+    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++)
+        if (!strcmp(info.flag, flag)) return &s->value[i];
+    return NULL;
+}
+
+/* ---- the log ----------------------------------------------------------- */
+
+/* Lines that are JSON already get a time; others become a message. */
+static void on_log(void *arg, pr_log_level level, const char *line) {
+    static const char *const levels[] = {"debug", "info", "warn", "error"};
+    char when[40];
+    struct timespec now;
+    struct tm utc;
+    pr_str out = {0};
+    (void)arg;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &utc);
+    pr_str_printf(&out, "{\"time\":\"%s.%03ldZ\",\"log\":\"%s\",", when, now.tv_nsec / 1000000, levels[level]);
+    if (line[0] == '{') {
+        pr_str_puts(&out, line + 1);
+    } else {
+        pr_str_puts(&out, "\"message\":");
+        pr_str_json(&out, line, strlen(line));
+        pr_str_puts(&out, "}");
+    }
+    pr_str_puts(&out, "\n");
+    if (pr_str_ok(&out) && write(STDERR_FILENO, out.data, out.len) < 0) return; /* nobody reads it: so be it */
+    pr_str_free(&out);
+}
+
+/* ---- serving ----------------------------------------------------------- */
+
+static void print_greeting(const serve *s) {
+    char name[PR_API_MODEL_NAME] = "";
+    pr_api_models models = pr__catalogue_models(s->catalogue);
+    const char *key = s->settings.api_keys_file[0] ? " -H 'Authorization: Bearer YOUR-KEY'" : "";
+    bool any = models.find(models.arg, "", name);
+    printf("precis serves on %s\n\n"
+           "  curl %s/v1/chat/completions%s -d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": "
+           "\"Why is the sky blue?\"}]}'\n\n"
+           "To stop: Ctrl-C here, or `precis stop`.\n",
+           s->url, s->url, key, any ? name : "MODEL");
+    if (!any) printf("There is no model yet: `precis pull smollm2` fetches one.\n");
+    fflush(stdout);
+}
+
+static pr_status open_api(serve *s) {
+    pr_api_opts opts = {
+        .settings = &s->settings,
+        .models = pr__catalogue_models(s->catalogue),
+        .memory_source = s->memory_source,
+        .n_threads = (int)s->threads,
+        .serial = s->serial,
+        .total_seconds = (double)s->total,
+    };
+    bool colon = strchr(s->settings.host, ':') != NULL;
+    pr_status st = pr_api_open(&opts, &s->api, &s->err);
+    if (st) return st;
+    snprintf(s->url, sizeof s->url, "http://%s%s%s:%u", colon ? "[" : "", s->settings.host, colon ? "]" : "",
+             pr_api_port(s->api));
+    return pr__runfile_write(s->url, pr_api_port(s->api), &s->runfile, &s->err);
+}
+
+static pr_status preload(serve *s, const pr_args *args) {
+    pr_status st = s->preload && args->n == 0 ? pr_api_preload(s->api, "", &s->err) : PR_OK;
+    for (int i = 0; s->preload && i < args->n && !st; i++) {
+        const char *slash = strrchr(args->arg[i], '/');
+        st = pr_api_preload(s->api, slash ? slash + 1 : args->arg[i], &s->err);
+    }
+    return st;
+}
+
+static pr_status run_server(serve *s, const pr_args *args) {
+    pr_status st = load_settings(s);
+    if (!st && s->grace < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--grace: seconds cannot be negative");
+    if (!st && s->total < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--total: seconds cannot be negative");
+    if (!st) st = pr__catalogue_open(args->arg, (size_t)args->n, &s->catalogue, &s->err);
+    if (!st) st = open_api(s);
+    if (!st) st = preload(s, args);
+    if (st) return st;
+    print_greeting(s);
+    while (!*pr__interrupt()) nanosleep(&(struct timespec){0, TICK_NS}, NULL);
+    printf("precis finishes what it has begun, for at most %.0f s; once more ends it at once\n", (double)s->grace);
+    fflush(stdout);
+    pr_api_stop(s->api, (double)s->grace);
+    pr__interrupt_clear();
+    printf("precis has stopped\n");
+    return PR_OK;
+}
+
+static int serve_models(serve *s, const pr_args *args) {
+    pr_log_set(on_log, NULL, s->quiet ? PR_LOG_WARN : PR_LOG_INFO);
+    pr_status st = run_server(s, args);
+    pr_api_close(s->api);
+    pr__runfile_remove(s->runfile);
+    pr__catalogue_close(s->catalogue);
+    pr_log_set(NULL, NULL, PR_LOG_INFO);
+    return st ? pr__cmd_fail(&s->err) : PR_EXIT_OK;
+}
+
+int pr__cmd_serve(int argc, const char **argv) {
+    serve s = {.grace = (float)grace_default};
+    pr_args args;
+    int code;
+    pr_flag settings[PR_SETTING_COUNT];
+    pr_setting_info infos[PR_SETTING_COUNT];
+    const pr_flag general[] = {
+        {"host", 0, PR_FLAG_TEXT, "ADDRESS", "127.0.0.1; another only with --keys", (void *)value_of(&s, "host"), NULL,
+         NULL},
+        {"port", 'p', PR_FLAG_TEXT, "N", "8000; 0: any free one", (void *)value_of(&s, "port"), NULL, NULL},
+        {"preload", 0, PR_FLAG_BOOL, NULL, "load the models now, not when they are first asked for", &s.preload, NULL,
+         NULL},
+        {"memory", 0, PR_FLAG_TEXT, "SIZE", "what this program may use (all there is)", (void *)value_of(&s, "memory"),
+         NULL, NULL},
+        {"parallel", 0, PR_FLAG_TEXT, "N", "requests that run at once (8)", (void *)value_of(&s, "num-parallel"), NULL,
+         NULL},
+        {"context", 'c', PR_FLAG_TEXT, "N", "tokens of a request (2048)", (void *)value_of(&s, "context-length"), NULL,
+         NULL},
+        {"kv", 0, PR_FLAG_TEXT, "TYPE", "f16 or q8", (void *)value_of(&s, "kv-cache-type"), NULL, NULL},
+        {"keys", 0, PR_FLAG_TEXT, "FILE", "API keys", (void *)value_of(&s, "api-keys-file"), NULL, NULL},
+        {"origin", 0, PR_FLAG_TEXT, "LIST", "web pages that may ask from elsewhere", (void *)value_of(&s, "origins"),
+         NULL, NULL},
+        {"serial", 0, PR_FLAG_BOOL, NULL, "one request at a time", &s.serial, NULL, NULL},
+        {"total", 0, PR_FLAG_F32, "S", "a request may take so long (0: no limit)", &s.total, NULL, NULL},
+        {"grace", 0, PR_FLAG_F32, "S", "time for requests to end when it is stopped (30)", &s.grace, NULL, NULL},
+        {"threads", 't', PR_FLAG_U32, "N", "what affinity and quota allow", &s.threads, NULL, NULL},
+        {"memory-source", 0, PR_FLAG_TEXT, "FILE", "memory used, 0 to 1, is read from here: for tests",
+         &s.memory_source, NULL, NULL},
+        {"quiet", 'q', PR_FLAG_BOOL, NULL, "log warnings only", &s.quiet, NULL, NULL},
+    };
+    const pr_flag_group groups[] = {
+        {NULL, general, sizeof general / sizeof *general, false},
+        {"Settings, also by environment", settings, setting_flags(&s, settings, infos), true},
+    };
+    const pr_usage usage = {
+        "serve", "[MODEL...]", "Serve models over HTTP: those named, or all in the model folder.\n", groups, 2,
+        0,       MODELS_MAX,
+    };
+    if (pr__cmd_begin(&usage, argc, argv, &args, &code)) code = serve_models(&s, &args);
+    return code;
+}
