@@ -1,5 +1,5 @@
 /*
- * Planes from a mapped file, or read into memory of one's own? Question (e) of docs/ELASTIC.md.
+ * Planes from a mapped file, or read into memory of one's own? Question (e) of docs/ELASTIC-EXPERIMENTS.md.
  *
  *   build/release/bench/planes_io [MB [folder [threads]]]
  *

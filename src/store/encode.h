@@ -8,7 +8,7 @@
  * columns. Then, group by group, scales are refitted by least squares and codes chosen again by coordinate descent.
  * p8 is the rest after c8[code], rounded with feedback of its own; p16 what is then left. Codes are only chosen from those
  * whose 16 steps of p8 reach the weight, and a group's s4 is raised until one does, so neither level clips.
- * docs/ELASTIC.md has the recipe.
+ * docs/ELASTIC-EXPERIMENTS.md has the recipe.
  *
  * All rows of a matrix are worked on in parallel; the result does not depend on the number of threads.
  */

@@ -10,7 +10,7 @@
  * tensors can be found only afterwards.
  *
  * A plane is read with pread and its CRC checked every time, not once: planes come and go for days, and what is on disk
- * may have been replaced meanwhile. Why not mapped: see model_file.c; how the two compare: docs/ELASTIC.md.
+ * may have been replaced meanwhile. Why not mapped: see model_file.c; how the two compare: docs/ELASTIC-EXPERIMENTS.md.
  */
 #include "store/planes.h"
 

@@ -13,7 +13,7 @@
  *
  * Planes are read into anonymous memory, not mapped from the file: a mapped file shrinks only when the system likes, faults
  * during a step instead of before it, kills the process when it is cut, and cannot have huge pages. Figures are in
- * docs/ELASTIC.md. The price is that each byte passes the page cache; it is dropped from there at once.
+ * docs/ELASTIC-EXPERIMENTS.md. The price is that each byte passes the page cache; it is dropped from there at once.
  *
  * Increments lie scattered over the file, so while one is read the next few are announced to the system. Pieces of 1 or 2 MB
  * then came 1.5 to 3 times as fast from a busy machine's disk; from 4 MB on the gain was unclear, so those are not.

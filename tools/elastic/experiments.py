@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The experiments of docs/ELASTIC.md; each prints a table.
+"""The experiments of docs/ELASTIC-EXPERIMENTS.md; each prints a table.
 
     python tools/elastic/experiments.py lam|variants|residual|mix [--data ../shared/data] [--model prose-6m] [--chunks 12]
     python tools/elastic/experiments.py peers FILE.gguf ... [--chunks 40]

@@ -6,7 +6,7 @@
     level 16   w16 = w8 + s8[r,g] * d8[code] * k16 * q16     + 8 bits, q16 in -127..127
 
 code is 0..15, its upper two bits the 2-bit cell. s* = row scale (f16, one a row, shared by the levels) * u8 * constant of
-the tensor and level. Only numpy; docs/ELASTIC.md has the formulas and what was learned.
+the tensor and level. Only numpy; docs/ELASTIC-EXPERIMENTS.md has the formulas and what was learned.
 Usage: python tools/elastic/nested.py    (a check on random weights: errors in dB of each level)
 """
 
