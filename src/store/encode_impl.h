@@ -85,9 +85,10 @@ typedef struct pr__pass {
 
 /* What came of pr__rows_refine(). */
 typedef struct pr__refined {
-    double error;       /* e H e^T over groups that are not held up by their floor */
-    uint64_t n;         /* weights of those */
-    uint64_t beyond[4]; /* of those: left over is more than 127/128, 127/64, 127/32, 127/16 steps */
+    double error; /* e H e^T over groups that are not held up by their floor */
+    uint64_t n;   /* weights of those */
+    uint64_t
+        beyond[4]; /* of those: left over is more than 129/128, 129/64, 129/32, 129/16 steps, 2 over what p16 carries */
 } pr__refined;
 
 pr_status pr__rows_open(pr__rows *rows, uint32_t cols, pr_err *err);
@@ -124,7 +125,7 @@ typedef struct pr__encoder {
     uint32_t n_sample;
 } pr__encoder;
 
-enum { PR__SAMPLE_MAX = 256 };
+enum { PR__SAMPLE_MAX = 128 };
 
 /* Find e->book, and job->book, from the sample. */
 pr_status pr__book_make(pr__encoder *e, pr_err *err);

@@ -476,7 +476,7 @@ static void count_column(const pr__rows *rows, uint32_t c, const float *t, const
         float e = l->d[r] + rows->w[(size_t)c * LANES + r] - t[r];
         out->error += (double)(pivot * e * e);
         out->n++;
-        for (int i = 0; i < 4; i++) out->beyond[i] += fabsf(l->beyond[r]) > 127.0f / (float)(128 >> i);
+        for (int i = 0; i < 4; i++) out->beyond[i] += fabsf(l->beyond[r]) > 129.0f / (float)(128 >> i);
     }
 }
 

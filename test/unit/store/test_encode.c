@@ -176,14 +176,14 @@ static void each_level_is_near(void **state) {
     (void)state;
     rig g;
     open_rig(&g, 96, 128, false);
-    within(&g, (const double[]){8.8, 20.5, 38, 65});
+    within(&g, (const double[]){9, 21, 39, 68});
     g.job.opts.fast = true;
-    within(&g, (const double[]){8.8, 20.5, 38, 65});
+    within(&g, (const double[]){9, 21, 39, 68});
     close_rig(&g);
     open_rig(&g, 96, 128, true);
-    within(&g, (const double[]){7, 18, 34, 65});
+    within(&g, (const double[]){7, 18, 36, 70});
     g.job.opts.fast = true;
-    within(&g, (const double[]){8.8, 20.5, 38, 65});
+    within(&g, (const double[]){9, 21, 39, 68});
     close_rig(&g);
 }
 
