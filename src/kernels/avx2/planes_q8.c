@@ -67,19 +67,21 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
     const uint8_t *x = s->x;
     for (size_t b = 0; b < s->n_blocks; b++, x += sizeof(pr_qblock)) {
         plane_prefetch(level, &soon, b);
-        for (size_t half = 0; half < 2; half++) {
-            __m256i isum[TOKENS_FEW], w[4];
-            for (int t = 0; t < tokens; t++) {
-                isum[t] = start_of(level, block_of(x, s->x_stride, t));
-            }
-            for (size_t g = 0; g < 2; g++) {
+        __m256i isum[2][TOKENS_FEW], w[4];
+        for (int t = 0; t < tokens; t++) {
+            isum[0][t] = isum[1][t] = start_of(level, block_of(x, s->x_stride, t));
+        }
+        for (size_t g = 0; g < 2; g++) {
+            for (size_t half = 0; half < 2; half++) {
                 plane_bytes(level, &tables, &at, b, g, half, w);
-                dot(level, tokens, w, x, s->x_stride, 16 * g, isum);
+                dot(level, tokens, w, x, s->x_stride, 16 * g, isum[half]);
             }
+        }
+        for (size_t half = 0; half < 2; half++) {
             __m256 scales = plane_scales(&at, b, half);
             for (int t = 0; t < tokens; t++) {
                 __m256 scale = _mm256_mul_ps(scales, _mm256_broadcast_ss(&block_of(x, s->x_stride, t)->d));
-                acc[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[t]), scale, acc[t][half]);
+                acc[t][half] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(isum[half][t]), scale, acc[t][half]);
             }
         }
     }

@@ -1,6 +1,5 @@
 /* The AVX2 table. */
 #include "kernels/avx2/avx2.h"
-#include "kernels/scalar/scalar.h"
 #include "kernels/tables.h"
 
 const pr_kernels pr__kernels_avx2 = {
@@ -14,10 +13,10 @@ const pr_kernels pr__kernels_avx2 = {
     .planes_q8 = {[PR_PLANE_P2] = pr__avx2_planes_int2_q8,
                   [PR_PLANE_P4] = pr__avx2_planes_int4_q8,
                   [PR_PLANE_P8] = pr__avx2_planes_int8_q8},
-    .planes_f32 = {[PR_PLANE_P2] = pr__scalar_planes_int2,
-                   [PR_PLANE_P4] = pr__scalar_planes_int4,
-                   [PR_PLANE_P8] = pr__scalar_planes_int8,
-                   [PR_PLANE_P16] = pr__scalar_planes_fp16},
+    .planes_f32 = {[PR_PLANE_P2] = pr__avx2_planes_int2,
+                   [PR_PLANE_P4] = pr__avx2_planes_int4,
+                   [PR_PLANE_P8] = pr__avx2_planes_int8,
+                   [PR_PLANE_P16] = pr__avx2_planes_fp16},
     .quant = pr__avx2_quant,
     .rmsnorm = pr__avx2_rmsnorm,
     .rope = pr__avx2_rope,

@@ -45,21 +45,17 @@ PR_INLINE void floats_of_pairs(const pickers *p, __m512i bytes, __m512i low, __m
     }
 }
 
-/* Group g of 16 columns of block b, scaled: out[column]. */
-PR_INLINE void plane_floats(pr_plane level, const plane_tables *tables, const pickers *p, const pr__plane_run *run,
-                            size_t b, size_t g, __m512 scale, __m512 out[16]) {
-    __m512i bytes[4];
-    plane_bytes(level, tables, run, b, g, bytes);
-    for (size_t f = 0; f < 4; f++) {
-        if (level == PR_PLANE_P16) {
-            const uint8_t *low = run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * (4 * g + f);
-            floats_of_pairs(p, bytes[f], _mm512_loadu_si512(low), out + 4 * f);
-        } else {
-            floats_of_bytes(bytes[f], out + 4 * f);
-        }
-        for (size_t j = 4 * f; j < 4 * f + 4; j++) {
-            out[j] = _mm512_mul_ps(out[j], scale);
-        }
+/* Four columns of block b, scaled; bytes: what plane_bytes() made of them. */
+PR_INLINE void plane_floats(pr_plane level, const pickers *p, const pr__plane_run *run, size_t b, size_t field,
+                            __m512i bytes, __m512 scale, __m512 out[4]) {
+    if (level == PR_PLANE_P16) {
+        const uint8_t *low = run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field;
+        floats_of_pairs(p, bytes, _mm512_loadu_si512(low), out);
+    } else {
+        floats_of_bytes(bytes, out);
+    }
+    for (int j = 0; j < 4; j++) {
+        out[j] = _mm512_mul_ps(out[j], scale);
     }
 }
 
@@ -84,14 +80,21 @@ PR_INLINE void direct_of(pr_plane level, int tiles, int tokens, const pr__plane_
             plane_prefetch(level, &s->soon[i], b);
         }
         for (size_t g = 0; g < 2; g++, x += 16 * sizeof(float)) {
+            __m512i bytes[PR__PLANE_TILES][4];
+            __m512 scale[PR__PLANE_TILES];
             for (int i = 0; i < tiles; i++) {
-                __m512 w[16];
-                plane_floats(level, &tables, &p, &s->at[i], b, g, _mm512_mul_ps(plane_scales(&s->at[i], b), rows[i]),
-                             w);
-                for (size_t c = 0; c < 16; c++) {
-                    for (int t = 0; t < tokens; t++) {
-                        __m512 xc = _mm512_castsi512_ps(broadcast_4(x + (size_t)t * s->x_stride + c * sizeof(float)));
-                        acc[i][t] = _mm512_fmadd_ps(w[c], xc, acc[i][t]);
+                scale[i] = _mm512_mul_ps(plane_scales(&s->at[i], b), rows[i]);
+                plane_bytes(level, &tables, &s->at[i], b, g, bytes[i]);
+            }
+            for (size_t f = 0; f < 4; f++) {
+                for (int i = 0; i < tiles; i++) {
+                    __m512 w[4];
+                    plane_floats(level, &p, &s->at[i], b, 4 * g + f, bytes[i][f], scale[i], w);
+                    for (size_t c = 0; c < 4; c++) {
+                        for (int t = 0; t < tokens; t++) {
+                            const uint8_t *xc = x + (size_t)t * s->x_stride + (4 * f + c) * sizeof(float);
+                            acc[i][t] = _mm512_fmadd_ps(w[c], _mm512_castsi512_ps(broadcast_4(xc)), acc[i][t]);
+                        }
                     }
                 }
             }
@@ -129,10 +132,14 @@ PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8
         __m512 scale = _mm512_mul_ps(plane_scales(&s->at[i], b), rows);
         plane_prefetch(level, &s->soon[i], b);
         for (size_t g = 0; g < 2; g++) {
-            __m512 w[16];
-            plane_floats(level, &tables, &p, &s->at[i], b, g, scale, w);
-            for (size_t c = 0; c < 16; c++, panel += 64) {
-                _mm512_store_ps(panel, w[c]);
+            __m512i bytes[4];
+            plane_bytes(level, &tables, &s->at[i], b, g, bytes);
+            for (size_t f = 0; f < 4; f++) {
+                __m512 w[4];
+                plane_floats(level, &p, &s->at[i], b, 4 * g + f, bytes[f], scale, w);
+                for (size_t c = 0; c < 4; c++, panel += 64) {
+                    _mm512_store_ps(panel, w[c]);
+                }
             }
         }
     }

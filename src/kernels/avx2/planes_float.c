@@ -1,0 +1,197 @@
+/*
+ * Nested planes times float vectors, AVX2: every level.
+ *
+ * A dword lane of decoded bytes is four columns of a row; each is widened to
+ * a dword, made a float and scaled. At fp16 two columns at a time become 16-bit
+ * integers first: maddubs with (k16, 0) and (1, 0) picks a column of the int8
+ * level and one of p16, and their sum is within 16 bits.
+ *
+ * Up to 2 tokens use a column where it is made, eight rows of a tile after the
+ * other. More share a panel of floats, which the body of pack F32 multiplies.
+ */
+#include "kernels/avx2/avx2.h"
+#include "kernels/avx2/planes.h"
+
+enum { TOKENS_FEW = 2, TOKENS = 6 };
+
+/* Constants of maddubs for the 16-bit integers of fp16: of the even and of the odd columns. */
+typedef struct pickers {
+    __m256i k16[2], one[2];
+} pickers;
+
+PR_INLINE pickers pickers_of(const pr_plane_book *book) {
+    short k16 = (short)book->k16;
+    return (pickers){.k16 = {_mm256_set1_epi16(k16), _mm256_set1_epi16((short)(k16 << 8))},
+                     .one = {_mm256_set1_epi16(1), _mm256_set1_epi16(1 << 8)}};
+}
+
+/* Four columns of bytes as floats. */
+PR_INLINE void floats_of_bytes(__m256i bytes, __m256 out[4]) {
+    for (int j = 0; j < 4; j++) {
+        out[j] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(bytes, 24 - 8 * j), 24));
+    }
+}
+
+/* Four columns of (byte * k16 + low) as floats. */
+PR_INLINE void floats_of_pairs(const pickers *p, __m256i bytes, __m256i low, __m256 out[4]) {
+    for (int odd = 0; odd < 2; odd++) {
+        __m256i v = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[odd], bytes), _mm256_maddubs_epi16(p->one[odd], low));
+        out[odd] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 16), 16));
+        out[2 + odd] = _mm256_cvtepi32_ps(_mm256_srai_epi32(v, 16));
+    }
+}
+
+/* Four columns of block b, 8 rows, scaled; bytes: what plane_bytes() made of them. */
+PR_INLINE void plane_floats(pr_plane level, const pickers *p, const pr__plane_run *run, size_t b, size_t field,
+                            size_t half, __m256i bytes, __m256 scale, __m256 out[4]) {
+    if (level == PR_PLANE_P16) {
+        const uint8_t *low = run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field + 32 * half;
+        floats_of_pairs(p, bytes, load_bytes(low), out);
+    } else {
+        floats_of_bytes(bytes, out);
+    }
+    for (int j = 0; j < 4; j++) {
+        out[j] = _mm256_mul_ps(out[j], scale);
+    }
+}
+
+PR_INLINE __m256 row_scales(const pr__plane_span *s, uint32_t i, size_t half) {
+    return _mm256_mul_ps(load_f16(s->rows[i] + 16 * half), _mm256_set1_ps(s->factor));
+}
+
+/* Group g of 8 rows of a tile times all tokens: 16 columns from x on. */
+PR_INLINE void group_of(pr_plane level, int tokens, const pr__plane_span *s, const plane_tables *tables,
+                        const pickers *p, int i, size_t b, size_t g, size_t half, const uint8_t *x, __m256 rows,
+                        __m256 acc[]) {
+    const pr__plane_run *run = &s->at[i];
+    __m256i bytes[4];
+    __m256 scale = _mm256_mul_ps(plane_scales(run, b, half), rows);
+    plane_bytes(level, tables, run, b, g, half, bytes);
+    for (size_t f = 0; f < 4; f++) {
+        __m256 w[4];
+        plane_floats(level, p, run, b, 4 * g + f, half, bytes[f], scale, w);
+        for (size_t c = 0; c < 4; c++) {
+            for (int t = 0; t < tokens; t++) {
+                const uint8_t *xc = x + (size_t)t * s->x_stride + (4 * f + c) * sizeof(float);
+                acc[t] = _mm256_fmadd_ps(w[c], _mm256_broadcast_ss((const float *)(const void *)xc), acc[t]);
+            }
+        }
+    }
+}
+
+PR_INLINE void direct_of(pr_plane level, int tiles, int tokens, const pr__plane_span *s) {
+    const plane_tables tables = plane_tables_of(level, s->book, 0);
+    const pickers p = pickers_of(s->book);
+    __m256 acc[PR__PLANE_TILES][2][TOKENS_FEW], rows[PR__PLANE_TILES][2];
+    for (int i = 0; i < tiles; i++) {
+        for (int half = 0; half < 2; half++) {
+            rows[i][half] = row_scales(s, (uint32_t)i, (size_t)half);
+            for (int t = 0; t < tokens; t++) {
+                const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS + 8 * half;
+                acc[i][half][t] = s->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
+            }
+        }
+    }
+    const uint8_t *x = s->x;
+    for (size_t b = 0; b < s->n_blocks; b++) {
+        for (int i = 0; i < tiles; i++) {
+            plane_prefetch(level, &s->soon[i], b);
+        }
+        for (size_t g = 0; g < 2; g++, x += 16 * sizeof(float)) {
+            for (int i = 0; i < tiles; i++) {
+                for (size_t half = 0; half < 2; half++) {
+                    group_of(level, tokens, s, &tables, &p, i, b, g, half, x, rows[i][half], acc[i][half]);
+                }
+            }
+        }
+    }
+    for (int i = 0; i < tiles; i++) {
+        for (int half = 0; half < 2; half++) {
+            for (int t = 0; t < tokens; t++) {
+                float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS + 8 * half;
+                _mm256_storeu_ps(y, acc[i][half][t]);
+            }
+        }
+    }
+}
+
+PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    switch (n_tiles << 4 | n_tokens) {
+    case 0x11: direct_of(level, 1, 1, s); break;
+    case 0x12: direct_of(level, 1, 2, s); break;
+    case 0x21: direct_of(level, 2, 1, s); break;
+    case 0x22: direct_of(level, 2, 2, s); break;
+    }
+}
+
+PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
+    const plane_tables tables = plane_tables_of(level, s->book, 0);
+    const pickers p = pickers_of(s->book);
+    const __m256 rows[2] = {row_scales(s, i, 0), row_scales(s, i, 1)};
+    float *out = (float *)(void *)panel;
+    for (size_t b = 0; b < s->n_blocks; b++, out += PR_BLOCK * PR_TILE_ROWS) {
+        plane_prefetch(level, &s->soon[i], b);
+        for (size_t half = 0; half < 2; half++) {
+            __m256 scale = _mm256_mul_ps(plane_scales(&s->at[i], b, half), rows[half]);
+            for (size_t g = 0; g < 2; g++) {
+                __m256i bytes[4];
+                plane_bytes(level, &tables, &s->at[i], b, g, half, bytes);
+                for (size_t f = 0; f < 4; f++) {
+                    __m256 w[4];
+                    plane_floats(level, &p, &s->at[i], b, 4 * g + f, half, bytes[f], scale, w);
+                    for (size_t c = 0; c < 4; c++) {
+                        _mm256_store_ps(out + (16 * g + 4 * f + c) * PR_TILE_ROWS + 8 * half, w[c]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void direct_int2(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    direct(PR_PLANE_P2, s, n_tiles, n_tokens);
+}
+
+static void direct_int4(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    direct(PR_PLANE_P4, s, n_tiles, n_tokens);
+}
+
+static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    direct(PR_PLANE_P8, s, n_tiles, n_tokens);
+}
+
+static void direct_fp16(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    direct(PR_PLANE_P16, s, n_tiles, n_tokens);
+}
+
+static void decode_int2(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P2, s, i, panel); }
+
+static void decode_int4(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P4, s, i, panel); }
+
+static void decode_int8(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P8, s, i, panel); }
+
+static void decode_fp16(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P16, s, i, panel); }
+
+static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *direct_fn,
+                 pr__plane_decode_fn *decode_fn) {
+    const pr__plane_plan plan = {
+        .level = level,
+        .tiles = 2,
+        .tokens = TOKENS_FEW,
+        .direct = direct_fn,
+        .panel_tiles = args->n_tokens <= 3 ? 2 : 1, /* what the body of pack F32 is quick at */
+        .panel_tokens = TOKENS,
+        .panel_block = PR_BLOCK * PR_TILE_ROWS * sizeof(float),
+        .decode = decode_fn,
+        .span = pr__avx2_span_f32,
+    };
+    pr__planes_walk(args, &plan);
+}
+
+void pr__avx2_planes_int2(const pr_plane_args *args) { walk(args, PR_PLANE_P2, direct_int2, decode_int2); }
+
+void pr__avx2_planes_int4(const pr_plane_args *args) { walk(args, PR_PLANE_P4, direct_int4, decode_int4); }
+
+void pr__avx2_planes_int8(const pr_plane_args *args) { walk(args, PR_PLANE_P8, direct_int8, decode_int8); }
+
+void pr__avx2_planes_fp16(const pr_plane_args *args) { walk(args, PR_PLANE_P16, direct_fp16, decode_fp16); }
