@@ -26,7 +26,7 @@ static const double MEASURE_SECONDS = 60;
 /* Shares of the whole for the progress, where there is a calibration. */
 static const double SHARE_READ = 0.3, SHARE_ENCODE = 0.5, SHARE_MEASURE = 0.2;
 /* Of H (store/encode.h): rows of a tied embedding are looked up as well, where all columns count alike. */
-static const float DAMP = 0.1F, DAMP_HEAD = 0.5F, DAMP_TIED = 3;
+static const float DAMP = 0.1F, DAMP_HEAD = 0.5F, DAMP_TIED = 1;
 
 typedef struct packer {
     pr_pack_opts o;
