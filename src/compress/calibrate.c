@@ -8,6 +8,7 @@
  */
 #include "compress/calibrate.h"
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -77,6 +78,7 @@ typedef struct calibrator {
 static pr_status cut_text(calibrator *c, const int32_t *ids, uint32_t n_ids, const int32_t *bos, uint32_t n_bos,
                           pr_err *err) {
     uint32_t body = c->chunk_max - n_bos, n = (n_ids + body - 1) / body;
+    assert(ids != NULL);
     c->tokens = pr_calloc(PR_TAG_SCRATCH, n_ids + (size_t)n * n_bos, sizeof *c->tokens);
     c->chunks = pr_calloc(PR_TAG_SCRATCH, n, sizeof *c->chunks);
     if (!c->tokens || !c->chunks) return pr_fail_nomem(err, "the tokens of the calibration text", n_ids * sizeof *ids);
@@ -97,6 +99,7 @@ static pr_status check_tokens(const calibrator *c, const int32_t *ids, size_t n,
                        n < TOKENS_MIN ? "short: at least 64 are needed" : "long");
     if (c->chunk_max < TOKENS_MIN / 2)
         return pr_fail(err, PR_ERR_UNSUPPORTED, "a context of %u tokens is too short to calibrate in", c->chunk_max);
+    assert(ids != NULL);
     for (size_t i = 0; i < n; i++)
         if ((uint32_t)ids[i] >= c->desc.n_vocab)
             return pr_fail(err, PR_ERR_FORMAT, "the tokenizer has token %d, the model %u of them", ids[i],

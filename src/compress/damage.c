@@ -13,6 +13,7 @@
  */
 #include "compress/damage.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,6 +62,7 @@ static pr_status find_weights(finder *f, pr_err *err) {
 static bool weigh_rows(finder *f, const pr__matrix *m, uint32_t rows) {
     const pr_calibration *c = f->how.cal;
     if (!c || (!m->embedding && !m->head) || rows > c->n_vocab) return false;
+    assert(f->weight != NULL);
     for (uint32_t r = 0; r < rows; r++) {
         double seen = m->embedding ? c->frequency[r] : c->probability[r];
         if (m->embedding && m->head) seen = (c->frequency[r] + c->probability[r]) / 2;

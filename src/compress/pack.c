@@ -6,6 +6,7 @@
  * and what is only known at the end (books, checksums, the order of increments) is patched in: first with an order by
  * table, so that the unfinished file can be opened and measured, then with the final one.
  */
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -26,7 +27,7 @@ static const double MEASURE_SECONDS = 60;
 /* Shares of the whole for the progress, where there is a calibration. */
 static const double SHARE_READ = 0.3, SHARE_ENCODE = 0.5, SHARE_MEASURE = 0.2;
 /* Of H (store/encode.h): rows of a tied embedding are looked up as well, where all columns count alike. */
-static const float DAMP = 0.1F, DAMP_HEAD = 0.5F, DAMP_TIED = 3;
+static const float DAMP = 0.1F, DAMP_HEAD = 0.5F, DAMP_TIED = 1;
 
 typedef struct packer {
     pr_pack_opts o;
@@ -194,6 +195,7 @@ static pr_status write_planes(packer *p, uint32_t i, uint8_t *const *plane, pr_e
 }
 
 static double norm_of(const float *w, size_t n, uint32_t cols) {
+    assert(w != NULL);
     double sum = 0;
     for (size_t i = 0; i < n; i++) sum += (double)w[i] * (double)w[i];
     return sum / cols;
@@ -295,7 +297,7 @@ static pr_status anchor(packer *p, pr_measure *m, pr_err *err) {
     pr_plane_set *set = &p->plan.set;
     const uint32_t *c = set->level_cursor;
     const uint32_t points[] = {0, c[0], c[0] + (c[1] - c[0]) / 2, c[1], c[1] + (c[2] - c[1]) / 2, c[2], c[3]};
-    pr_anchor anchors[ANCHORS_MAX];
+    pr_anchor anchors[ANCHORS_MAX] = {{0}};
     size_t n = 0;
     bool all = pr_measure_top(m) + 1 == (pr_plane)set->n_planes;
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {

@@ -104,7 +104,7 @@ static void walk(void *ctx, int thread) {
 
 /* Where the boundary before `layer` stands. */
 static pr_status find_boundary(const pr_exec *e, uint32_t layer, pr__rows *rows, uint32_t *cols, pr_err *err) {
-    pr_node_id id;
+    pr_node_id id = PR_NODE_NONE;
     pr_status st = pr_graph_boundary(e->g, layer, &id, err);
     if (st) return st;
     const pr_place *p = &e->plan->places[id];

@@ -11,10 +11,16 @@
 
 #include "graph/exec_impl.h"
 
+/* Bytes of a tile, to size work by: of planes what int4 reads, so that int2 and int8 are within a factor of two of it. */
+static size_t work_bytes(const pr_weight *m) {
+    if (m->pack != PR_PACK_PLANES) return pr_pack_tile_bytes(m->pack, m->cols);
+    return pr_plane_tile_bytes(PR_PLANE_P2, m->cols) + pr_plane_tile_bytes(PR_PLANE_P4, m->cols);
+}
+
 /* Tiles in one work item, for n_rows rows. */
 static uint32_t tiles_per_chunk(const pr__instr *in, uint32_t n_rows) {
     const pr_weight *m = in->mats[0];
-    size_t tile = pr_pack_tile_bytes(m->pack, m->cols);
+    size_t tile = work_bytes(m);
     size_t target = in->mat_bytes / 16; /* bytes of weights in a work item when there is one row */
     if (target < 16 << 10) target = 16 << 10;
     if (target > 128 << 10) target = 128 << 10;

@@ -247,7 +247,7 @@ static void safetensors(void **state) {
         assert_int_equal(r.n_planes, 4);
         const pr_engine_opts opts = {.n_threads = 2, .exact = true, .logits_max = 32};
         double d = worst(dir, out, &opts);
-        if (!(d < 0.01)) fail_msg("%s: logits differ by %g", pr_tiny_specs[i].name, d);
+        if (!(d < 0.05)) fail_msg("%s: logits differ by %g", pr_tiny_specs[i].name, d);
         int32_t a[256], b[256];
         size_t n = 0, m = 0;
         pr_engine *x = rig_open(dir, &opts), *y = rig_open(out, &opts);
