@@ -150,15 +150,16 @@ static pr_status open_models(pr_eval *e, const char *name) {
 
 static pr_status read_tokens(pr_eval *e) {
     char *text = NULL;
-    size_t len = 0;
+    size_t len = 0, max = 0;
     pr_status status = pr_file_slurp(e->text_name, TEXT_BYTES_MAX, &text, &len, &e->err);
+    max = 3 * len + 16; /* a space may become U+2581, and that three byte tokens */
     if (status == PR_OK)
         status = pr_engine_tokenize(e->under_test.engine, "", 0, PR_TOKENIZE_BOS, e->bos, PR_EVAL_BOS_MAX, &e->n_bos,
                                     &e->err);
-    if (status == PR_OK && !(e->ids = pr_calloc(PR_TAG_MISC, len + 16, sizeof *e->ids)))
+    if (status == PR_OK && !(e->ids = pr_calloc(PR_TAG_MISC, max, sizeof *e->ids)))
         status = pr_fail_nomem(&e->err, "the tokens", len);
     if (status == PR_OK)
-        status = pr_engine_tokenize(e->under_test.engine, text, len, 0, e->ids, len + 16, &e->n_ids, &e->err);
+        status = pr_engine_tokenize(e->under_test.engine, text, len, 0, e->ids, max, &e->n_ids, &e->err);
     pr_free(text);
     if (status != PR_OK) return status;
     if (e->n_tokens_max && e->n_ids > e->n_tokens_max) e->n_ids = e->n_tokens_max;
