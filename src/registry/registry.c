@@ -182,8 +182,8 @@ static void evict(pr_registry *r, pr_model *m, const char *why) {
 
 /* What a model takes, from its header. */
 typedef struct need {
-    size_t fixed; /* KV pool, work space, and weights that are not elastic */
-    size_t scratch;
+    size_t fixed;            /* KV pool, work space, and weights that are not elastic */
+    size_t scratch, at_once; /* at_once: all that is written before the first step, weights at their least */
     uint64_t n_params;
     size_t least, most;      /* elastic weights; 0 for ordinary models */
     pr_elastic_info elastic; /* nothing but its levels counts */
@@ -201,7 +201,8 @@ static pr_status estimate(const pr_registry *r, const char *path, need *out, pr_
     out->fixed = info.kv_bytes_max + info.scratch_bytes + (out->elastic.elastic ? 0 : info.weight_bytes);
     out->least = out->elastic.bytes_min;
     out->most = out->elastic.bytes_max;
-    if (r->opts.monitor && r->opts.gov) pr_monitor_sample(r->opts.monitor, &out->machine);
+    out->at_once = info.scratch_bytes + (out->elastic.elastic ? out->least : info.weight_bytes);
+    if (r->opts.monitor) pr_monitor_sample(r->opts.monitor, &out->machine);
     pr_estimate_close(e);
     return PR_OK;
 }
@@ -232,6 +233,18 @@ static pr_status refuse(const pr_registry *r, const pr_model *m, const need *n, 
                    pr_format_bytes(most, sizeof most, r->opts.bytes_max));
 }
 
+/* Whether the machine has room for it, too; a scripted source speaks of levels only. */
+static bool machine_has(const pr_registry *r, const need *n) {
+    return !r->opts.monitor || n->machine.scripted || n->at_once <= n->machine.available_bytes;
+}
+
+static pr_status refuse_memory(const pr_model *m, const need *n, pr_err *err) {
+    char want[32], have[32];
+    return pr_fail(err, PR_ERR_LIMIT, "%s needs at least %s to begin; %s of memory can be had now", m->names[0],
+                   pr_format_bytes(want, sizeof want, n->at_once),
+                   pr_format_bytes(have, sizeof have, n->machine.available_bytes));
+}
+
 /* Let models drain, the least recently used first, until there will be room for `bytes`. */
 static void drain_for(const pr_registry *r, size_t bytes) {
     size_t staying = 0;
@@ -246,16 +259,19 @@ static void drain_for(const pr_registry *r, size_t bytes) {
 }
 
 /* Make room and claim it: *weights is what elastic weights may take. Called and returns under the lock. */
-static pr_status make_room(pr_registry *r, pr_model *m, const need *n, const atomic_int *cancel, size_t *weights,
+static pr_status make_room(pr_registry *r, pr_model *m, need *n, const atomic_int *cancel, size_t *weights,
                            pr_err *err) {
     size_t least = n->fixed + n->least;
     while (least <= r->opts.bytes_max) {
         size_t used = bytes_used(r), room = used < r->opts.bytes_max ? r->opts.bytes_max - used : 0;
-        pr_model *victim = room < n->fixed + n->most ? oldest(r, false) : NULL;
+        bool tight = room < n->fixed + n->most || !machine_has(r, n);
+        pr_model *victim = tight ? oldest(r, false) : NULL;
         if (victim) {
             evict(r, victim, "evicted");
+            if (r->opts.monitor) pr_monitor_sample(r->opts.monitor, &n->machine);
             continue;
         }
+        if (!machine_has(r, n)) return refuse_memory(m, n, err);
         if (room >= least) {
             *weights = first_weights(r, n, room - n->fixed);
             m->bytes_claimed = n->fixed + *weights;
@@ -269,7 +285,7 @@ static pr_status make_room(pr_registry *r, pr_model *m, const need *n, const ato
     return refuse(r, m, n, err);
 }
 
-static pr_status find_room(pr_registry *r, pr_model *m, const need *n, const atomic_int *cancel, size_t *weights,
+static pr_status find_room(pr_registry *r, pr_model *m, need *n, const atomic_int *cancel, size_t *weights,
                            pr_err *err) {
     r->n_short++;
     pr_status st = make_room(r, m, n, cancel, weights, err);

@@ -25,8 +25,8 @@ typedef struct pr_registry_opts {
     pr_engine_opts engine; /* for every model; level and weights_budget are chosen here */
     size_t bytes_max; /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
     double keep_alive_seconds; /* 0: for ever */
-    /* With both, an elastic model begins at the level that the policy chooses for the machine as it is; else at the highest
-     * that bytes_max has room for. Borrowed. */
+    /* With a monitor, a model that the machine has no memory for is refused (PR_ERR_LIMIT). With both, an elastic model begins
+     * at the level that the policy chooses for the machine as it is; else at the highest that bytes_max has room for. Borrowed. */
     pr_monitor *monitor;
     const pr_gov_settings *gov;
     /* A name that a client gives, to the path of a file: *path for pr_free(). */

@@ -103,7 +103,9 @@ static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool
         .to = failed ? e->level : lane->move.to,
         .cursor = e->cursor,
         .bytes = (int64_t)e->bytes - (int64_t)lane->move.bytes_before,
-        .seconds = pr_now() - lane->move.began,
+        .seconds = failed || overtaken               ? pr_now() - lane->move.began
+                   : lane->move.to < lane->move.from ? e->drop_seconds
+                                                     : e->raise_seconds,
     };
     snprintf(entry.model, sizeof entry.model, "%.*s", (int)sizeof entry.model - 1, lane->name);
     if (failed) snprintf(entry.reason, sizeof entry.reason, "not raised: %.180s", e->raise_err.text);

@@ -243,10 +243,19 @@ static void *load_thread(void *arg) {
     pthread_mutex_lock(&s->lock);
     while (!s->stopping) {
         pr__job *j = next_to_load(s);
-        char *name = j ? pr_strdup(PR_TAG_SESSION, j->spec.model) : NULL;
-        if (j && j->load_at == 0) j->load_at = pr_now();
-        if (name) load_one(s, name);
-        else pr__sched_wait(s, TICK_MS);
+        if (!j) {
+            pr__sched_wait(s, TICK_MS);
+            continue;
+        }
+        pr_err err = {0};
+        char *name = pr_strdup(PR_TAG_SESSION, j->spec.model);
+        if (j->load_at == 0) j->load_at = pr_now();
+        if (name) {
+            load_one(s, name);
+            continue;
+        }
+        pr_fail_nomem(&err, "name of a model", strlen(j->spec.model) + 1);
+        fail_load(s, j->spec.model, &err);
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;
@@ -327,11 +336,13 @@ static uint32_t n_running(const pr_sched *s) {
     return n;
 }
 
-/* The prepared job whose key has the fewest running ones; the oldest of those. */
-static pr__job *next_to_admit(const pr_sched *s) {
+/* The prepared job whose key has the fewest running ones; the oldest of those. The last eighth of the places is for keys that
+ * have none yet, so that a greedy one cannot make others wait for the end of its streams. */
+static pr__job *next_to_admit(const pr_sched *s, uint32_t left, uint32_t most) {
     pr__job *best = NULL;
+    bool few = left <= most / 8;
     for (pr__job *j = s->prepared.first; j; j = j->link)
-        if (!j->tried && (!best || j->key->n_running < best->key->n_running)) best = j;
+        if (!j->tried && !(few && j->key->n_running) && (!best || j->key->n_running < best->key->n_running)) best = j;
     return best;
 }
 
@@ -399,10 +410,19 @@ static void admit(pr_sched *s) {
         l->wanted_bytes = 0;
     }
     for (pr__job *j = s->prepared.first; j; j = j->link) j->tried = false;
-    for (pr__job *j; n_running(s) < most && (j = next_to_admit(s));) {
+    for (;;) {
+        uint32_t running = n_running(s);
+        pr__job *j = running < most ? next_to_admit(s, most - running, most) : NULL;
+        if (!j) break;
         pr__lane *lane = pr__sched_lane(s, j->model);
         j->tried = true;
-        if (lane && !lane->blocked) admit_one(s, lane, j);
+        if (lane) {
+            if (!lane->blocked) admit_one(s, lane, j);
+            continue;
+        }
+        pr_err err = {0};
+        pr_fail_nomem(&err, "lane", sizeof *lane);
+        refuse(s, j, &err);
     }
 }
 

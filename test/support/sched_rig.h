@@ -39,7 +39,7 @@ typedef struct reply {
     pr_job job; /* prepare, callbacks and arg are the rig's */
     int32_t prompt[SCHED_RIG_PROMPT];
     size_t n_prompt;
-    long token_ms; /* slept for each token */
+    atomic_long token_ms; /* slept for each token */
     long prepare_ms;
     pr_status prepare_fails;
     uint32_t hold_at; /* let nobody go on from this token until `go` */

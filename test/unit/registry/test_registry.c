@@ -369,6 +369,25 @@ static void elastic_ones_begin_as_the_policy_says(void **state) {
     }
 }
 
+/* Rather a refusal than a process that is killed. */
+static void a_full_machine_refuses(void **state) {
+    (void)state;
+    counts c;
+    pr_monitor *monitor = NULL;
+    pr_model *m = NULL;
+    pr_err err = {0};
+    assert_int_equal(pr_monitor_open(&(pr_monitor_opts){.limit_bytes = 1 << 20}, &monitor, &err), PR_OK);
+    pr_registry_opts o = options(&c, 1 << 30);
+    o.monitor = monitor;
+    pr_registry *r = open_with(&c, &o);
+    assert_int_equal(pr_registry_acquire(r, "a.gguf", NULL, &m, &err), PR_ERR_LIMIT);
+    assert_non_null(strstr(err.text, "memory"));
+    assert_int_equal(pr_registry_acquire(r, "e.gguf", NULL, &m, &err), PR_ERR_LIMIT);
+    assert_int_equal(pr_registry_list(r, NULL, 0), 0);
+    pr_registry_close(r);
+    pr_monitor_close(monitor);
+}
+
 static void every_allocation_fails_once(void **state) {
     (void)state;
     size_t held = pr_mem_total();
@@ -439,6 +458,7 @@ int main(void) {
         cmocka_unit_test(failures_are_told_to_all_and_not_kept),
         cmocka_unit_test(elastic_ones_begin_where_there_is_room),
         cmocka_unit_test(elastic_ones_begin_as_the_policy_says),
+        cmocka_unit_test(a_full_machine_refuses),
         cmocka_unit_test(every_allocation_fails_once),
         cmocka_unit_test(many_at_once),
     };
