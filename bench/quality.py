@@ -48,14 +48,20 @@ QUIET = dict(os.environ, OMP_WAIT_POLICY="passive")  # nothing is timed, so the 
 # ---- precis ----------------------------------------------------------------------------------------------------------
 
 
+def overhead(args):
+    """Bytes of a file that are no weights: metadata, vocabulary, padding. Added to what precis reports, which is weights."""
+    tensors = run_json([args.precis, "show", "--tensors", "--json", args.source])["tensors"]
+    return os.path.getsize(args.source) - sum(t["bytes"] for t in tensors)
+
+
 def precis_rows(args, text):
     """What `precis eval --levels` says of the packed file: the one place that knows its flags and fields."""
     command = [args.precis, "eval", args.packed, "--levels", "--reference", args.source, "--reference-exact", "--text", text,
                "--tokens", str(args.tokens), "-t", str(args.threads), "--json"]
     got = run_json(command + (["--budgets", args.budgets] if args.budgets else []))
-    return [{"name": f"precis {one['level']}", "bytes": one["bytes"], "kl_mean": one["kl_mean"], "kl_99": one["kl_99"],
-             "top1_agreement": one["top1_agreement"], "perplexity": one["perplexity"], "scored": one["scored"]}
-            for one in got["levels"]]
+    return [{"name": "precis " + one.get("name", f"{one['bits_per_weight']:.2f} bits"), "bytes": one["weight_bytes"] + overhead(args),
+             "kl_mean": one["kl_mean"], "kl_99": one["kl_99"], "top1_agreement": one["top1_agreement"],
+             "perplexity": one["perplexity"], "scored": got["scored"]} for one in got["rows"]]
 
 
 def precis_weights(args, text, path):
