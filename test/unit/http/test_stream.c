@@ -167,7 +167,7 @@ static void start(pr_http_opts opts) {
     pr_err err = {0};
     opts.routes = routes;
     opts.n_routes = sizeof routes / sizeof *routes;
-    if (!opts.tick_seconds) opts.tick_seconds = 0.05;
+    if (opts.tick_seconds == 0) opts.tick_seconds = 0.05;
     bytes_before = pr_mem_total();
     assert_int_equal(pr_http_open(&opts, &server, &err), PR_OK);
     port = pr_http_port(server);
