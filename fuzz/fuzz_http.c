@@ -37,13 +37,14 @@ static void read_fields(char *text) {
 
 static void read_target(char *text, size_t len) {
     if (pr_http_guard_target(text, len)) return;
-    require(text[0] == '/' && !memchr(text, '\0', len) && !strstr(text, "/../"));
+    require(text[0] == '/' && !memchr(text, '\0', len));
     const char *param;
     size_t n;
     if (pr_http_route_fits("/v1/{id}/x", text, &param, &n)) require(n && !memchr(param, '/', n));
     char *query = strchr(text, '?');
     if (query) *query++ = '\0';
     size_t path_len = strlen(text);
+    require(!strstr(text, "/../") && !pr_str_ends(text, "/.."));
     require(pr_http_unescape(text, &path_len, false) && strlen(text) == path_len);
     pr_http_field out[FIELDS_MAX];
     if (!query || !pr_http_query_parse(query, out, FIELDS_MAX, &n)) return;

@@ -172,13 +172,10 @@ static void put_text(pr_str *s, const char *text) {
     else pr_str_puts(s, "null");
 }
 
-pr_status pr_http_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
-                        const char *fmt, ...) {
+pr_status pr__req_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
+                        const char *fmt, va_list args) {
     char message[512], seconds[16];
-    va_list args;
-    va_start(args, fmt);
     vsnprintf(message, sizeof message, fmt, args);
-    va_end(args);
     snprintf(seconds, sizeof seconds, "%u", (unsigned)retry_after);
     pr_http_header headers[2];
     size_t n = 0;
@@ -195,6 +192,15 @@ pr_status pr_http_error(pr_http_req *req, unsigned status, const char *code, con
     size_t len = s.len;
     char *text = pr_str_take(&s);
     return text ? pr_http_reply_owned(req, status, "application/json", headers, n, text, len) : PR_ERR_NOMEM;
+}
+
+pr_status pr_http_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
+                        const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    pr_status result = pr__req_error(req, status, code, param, retry_after, fmt, args);
+    va_end(args);
+    return result;
 }
 
 /* ---- streams ---- */

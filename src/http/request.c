@@ -145,8 +145,17 @@ static bool refused(pr_http_req *req, pr_status replied, bool closes) {
     return false;
 }
 
-#define REFUSE(closes, status, code, param, after, ...)                                                                \
-    refused(req, pr_http_error(req, status, code, param, after, __VA_ARGS__), closes)
+/* The same with an error; retry_after 0: none. */
+static bool refuse(pr_http_req *req, bool closes, unsigned status, const char *code, uint32_t retry_after,
+                   const char *fmt, ...) PR_PRINTF(6, 7);
+static bool refuse(pr_http_req *req, bool closes, unsigned status, const char *code, uint32_t retry_after,
+                   const char *fmt, ...) {
+    va_list args;
+    va_start(args, fmt);
+    pr_status replied = pr__req_error(req, status, code, NULL, retry_after, fmt, args);
+    va_end(args);
+    return refused(req, replied, closes);
+}
 
 /* Well formed, and within limits? */
 static bool check_head(pr_http_req *req, const survey *v, const char *method, const char *version) {
@@ -157,9 +166,9 @@ static bool check_head(pr_http_req *req, const survey *v, const char *method, co
     if (!why && req->server->exact_layout && !layout_ok(v, c, method, version)) why = "the head is not lines of text";
     if (!why) why = pr_http_guard_fields(req->fields, req->n_fields, strcmp(version, "HTTP/1.1") == 0, &req->framing);
     if (!why && v->n > o->headers_max) why = "too many headers";
-    if (why) return REFUSE(true, 400, "malformed_request", NULL, 0, "malformed request: %s", why);
+    if (why) return refuse(req, true, 400, "malformed_request", 0, "malformed request: %s", why);
     if (v->bytes + c->target_len > o->header_bytes_max) {
-        return REFUSE(true, 431, "headers_too_large", NULL, 0, "the headers are over %zu bytes", o->header_bytes_max);
+        return refuse(req, true, 431, "headers_too_large", 0, "the headers are over %zu bytes", o->header_bytes_max);
     }
     return true;
 }
@@ -170,7 +179,7 @@ static bool check_query(pr_http_req *req) {
     *query++ = '\0';
     if (pr_http_query_parse(query, req->query, PR__QUERY_MAX, &req->n_query)) return true;
     req->n_query = 0;
-    return REFUSE(false, 400, "malformed_query", NULL, 0, "the query is malformed or has over %d parameters",
+    return refuse(req, false, 400, "malformed_query", 0, "the query is malformed or has over %d parameters",
                   PR__QUERY_MAX);
 }
 
@@ -197,12 +206,12 @@ static bool check_origin(pr_http_req *req) {
     const pr_http_opts *o = &req->server->opts;
     const char *host = pr_http_req_header(req, "Host"), *origin = pr_http_req_header(req, "Origin");
     if (!o->keys && host && !host_expected(o, host)) {
-        return REFUSE(false, 403, "host_not_allowed", NULL, 0, "this server does not answer for host \"%.100s\"", host);
+        return refuse(req, false, 403, "host_not_allowed", 0, "this server does not answer for host \"%.100s\"", host);
     }
     if (!origin) return true;
     if (origin_listed(o, origin)) req->origin = origin;
     else if (!host || !pr_http_origin_is_host(origin, host)) {
-        return REFUSE(false, 403, "origin_not_allowed", NULL, 0, "origin \"%.100s\" is not allowed", origin);
+        return refuse(req, false, 403, "origin_not_allowed", 0, "origin \"%.100s\" is not allowed", origin);
     }
     return true;
 }
@@ -253,7 +262,7 @@ static bool check_route(pr_http_req *req) {
     char allow[128];
     req->route = find_route(req, allow, sizeof allow);
     if (req->route) return true;
-    if (!allow[0]) return REFUSE(false, 404, "not_found", NULL, 0, "there is no %.200s here", req->path);
+    if (!allow[0]) return refuse(req, false, 404, "not_found", 0, "there is no %.200s here", req->path);
     append_method(allow, sizeof allow, "OPTIONS");
     if (strcmp(req->method, "OPTIONS") == 0) return preflight(req, allow);
     const char text[] =
@@ -270,13 +279,12 @@ static bool check_key(pr_http_req *req) {
     if (!keys || (req->route->flags & PR_HTTP_OPEN)) return true;
     const char *value = pr_http_req_header(req, "Authorization"), *token;
     size_t len;
-    if (!value)
-        return REFUSE(false, 401, "missing_api_key", NULL, 0, "an API key is needed: Authorization: Bearer KEY");
+    if (!value) return refuse(req, false, 401, "missing_api_key", 0, "an API key is needed: Authorization: Bearer KEY");
     pr_key *key = pr_http_bearer(value, &token, &len) ? pr_keys_find(keys, token, len) : NULL;
-    if (!key) return REFUSE(false, 401, "invalid_api_key", NULL, 0, "the API key is not known here");
+    if (!key) return refuse(req, false, 401, "invalid_api_key", 0, "the API key is not known here");
     uint32_t after;
     if (!pr_key_admit(key, req->began, &after)) {
-        return REFUSE(false, 429, "rate_limit_exceeded", NULL, after, "over the limits of API key \"%s\"",
+        return refuse(req, false, 429, "rate_limit_exceeded", after, "over the limits of API key \"%s\"",
                       pr_key_name(key));
     }
     req->key = key;
@@ -298,7 +306,7 @@ static bool reserve_body(pr_http_req *req, size_t need) {
     }
     if (!body) {
         atomic_fetch_sub(&s->body_bytes, more);
-        return REFUSE(false, 503, "out_of_memory", NULL, 1, "no memory for another request body now");
+        return refuse(req, false, 503, "out_of_memory", 1, "no memory for another request body now");
     }
     req->body = body;
     req->body_cap = cap;
@@ -306,7 +314,7 @@ static bool reserve_body(pr_http_req *req, size_t need) {
 }
 
 static bool too_large(pr_http_req *req) {
-    return REFUSE(false, 413, "body_too_large", NULL, 0, "the body is over %zu bytes", req->body_max);
+    return refuse(req, false, 413, "body_too_large", 0, "the body is over %zu bytes", req->body_max);
 }
 
 static bool check_body(pr_http_req *req) {
@@ -382,7 +390,7 @@ static enum MHD_Result begin(pr_http_req *req, struct MHD_Connection *con, const
                              const char *version) {
     bool wanted = check_head(req, v, method, version);
     if (wanted && atomic_load(&req->server->draining)) {
-        wanted = REFUSE(true, 503, "stopping", NULL, 5, "the server is stopping");
+        wanted = refuse(req, true, 503, "stopping", 5, "the server is stopping");
     }
     wanted = wanted && check_query(req) && check_origin(req) && check_route(req) && check_key(req) && check_body(req);
     if (wanted) return MHD_YES;
@@ -448,8 +456,8 @@ static next_step decide(pr_http_req *req, struct MHD_Connection *con) {
 static enum MHD_Result answer(pr_http_req *req, struct MHD_Connection *con) {
     next_step next = decide(req, con);
     /* If a holder answers at the same time, one of the two is refused, and there is a reply to queue all the same. */
-    if (next == NEXT_ORPHAN) (void)REFUSE(false, 500, "no_answer", NULL, 0, "the request was not answered");
-    if (next == NEXT_STOPPING) (void)REFUSE(true, 503, "stopping", NULL, 5, "the server is stopping");
+    if (next == NEXT_ORPHAN) (void)refuse(req, false, 500, "no_answer", 0, "the request was not answered");
+    if (next == NEXT_STOPPING) (void)refuse(req, true, 503, "stopping", 5, "the server is stopping");
     if (next == NEXT_ORPHAN || next == NEXT_STOPPING) next = decide(req, con);
     if (next == NEXT_QUEUE) return queue(req, con);
     pr__req_tell_gone(req);

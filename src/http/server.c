@@ -34,7 +34,7 @@
 /* ---- options and address ---- */
 
 #define DEFAULT(field, value)                                                                                          \
-    if (!o->field) o->field = (value)
+    if (o->field == 0) o->field = (value)
 
 static void fill_defaults(pr_http_opts *o) {
     DEFAULT(host, "127.0.0.1");

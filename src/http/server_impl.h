@@ -9,6 +9,7 @@
 
 #include <microhttpd.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 
 #include "base/mem.h"
@@ -114,5 +115,8 @@ void pr__req_wake(pr_http_req *req);             /* under req.lock */
 void pr__req_tick(pr_http_req *req, double now); /* the watch's look at a request: gone, ping, stalled */
 void pr__req_abort(pr_http_req *req);            /* the server stops: end it where it is */
 void pr__req_free(pr_http_req *req);
+/* pr_http_error() with a list of arguments. */
+pr_status pr__req_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
+                        const char *fmt, va_list args) PR_PRINTF(6, 0);
 
 #endif

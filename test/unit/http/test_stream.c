@@ -81,6 +81,13 @@ static void hello(pr_http_req *req, void *arg) {
     pr_http_reply(req, 200, "text/plain", NULL, 0, "hello", 5);
 }
 
+static void echo(pr_http_req *req, void *arg) {
+    (void)arg;
+    size_t len;
+    const char *body = pr_http_req_body(req, &len);
+    pr_http_reply(req, 200, "text/plain", NULL, 0, body, len);
+}
+
 static void begin_and_forget(pr_http_req *req, void *arg) {
     (void)arg;
     pr_http_stream_begin(req, "text/event-stream", NULL, 0);
@@ -145,13 +152,10 @@ static void numbers(pr_http_req *req, void *arg) {
 }
 
 static const pr_http_route routes[] = {
-    {"GET", "/hold", hold, NULL, 0, 0},
-    {"POST", "/hold", hold, NULL, 0, 0},
-    {"GET", "/stream", begin_stream, NULL, 0, 0},
-    {"GET", "/hello", hello, NULL, 0, 0},
-    {"GET", "/forget", begin_and_forget, NULL, 0, 0},
-    {"GET", "/big", big, NULL, 0, 0},
-    {"GET", "/later", later, NULL, 0, 0},
+    {"GET", "/hold", hold, NULL, 0, 0},       {"POST", "/hold", hold, NULL, 0, 0},
+    {"POST", "/echo", echo, NULL, 0, 0},      {"GET", "/stream", begin_stream, NULL, 0, 0},
+    {"GET", "/hello", hello, NULL, 0, 0},     {"GET", "/forget", begin_and_forget, NULL, 0, 0},
+    {"GET", "/big", big, NULL, 0, 0},         {"GET", "/later", later, NULL, 0, 0},
     {"GET", "/numbers", numbers, NULL, 0, 0},
 };
 
@@ -163,7 +167,7 @@ static void start(pr_http_opts opts) {
     pr_err err = {0};
     opts.routes = routes;
     opts.n_routes = sizeof routes / sizeof *routes;
-    if (!opts.tick_seconds) opts.tick_seconds = 0.05;
+    if (opts.tick_seconds == 0) opts.tick_seconds = 0.05;
     bytes_before = pr_mem_total();
     assert_int_equal(pr_http_open(&opts, &server, &err), PR_OK);
     port = pr_http_port(server);
@@ -689,7 +693,7 @@ static void every_allocation_may_fail(void **state) {
     bytes_before = pr_mem_total();
     bool failed = true;
     for (int n = 0; failed && n < 100; n++) {
-        const pr_http_opts opts = {.routes = routes, .n_routes = 8, .tick_seconds = 0.05};
+        const pr_http_opts opts = {.routes = routes, .n_routes = sizeof routes / sizeof *routes, .tick_seconds = 0.05};
         pr_mem_fail_after(n, false);
         pr_status status = pr_http_open(&opts, &server, NULL);
         failed = pr_mem_failed();
@@ -701,7 +705,7 @@ static void every_allocation_may_fail(void **state) {
     assert_false(failed);
     static const char *const asks[] = {
         GET("/hello"), GET("/nowhere?x=1"), GET("/forget"),
-        "POST /hold HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"};
+        "POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"};
     for (size_t i = 0; i < 4; i++) {
         failed = true;
         for (int n = 0; failed && n < 100; n++) {
@@ -709,25 +713,14 @@ static void every_allocation_may_fail(void **state) {
             pr_mem_fail_after(n, false);
             hc c = hc_open(port);
             hc_puts(&c, asks[i]);
-            if (i < 3) {
-                hc_reply r; /* complete, or none: never half of one */
-                hc_reply_get(&c, &r, false);
-                assert_true(r.status == 0 || r.status == 200 || r.status == 404 || r.status == 500);
-                hc_reply_free(&r);
-            } else if (n > 6) {
-                pr_http_req_unref(take_kept());
-            } else {
-                assert_true(hc_wait_for(&c, "503", 0.2) || true);
-            }
+            hc_reply r; /* complete, or none: never half of one */
+            hc_reply_get(&c, &r, false);
+            assert_true(r.status == 0 || r.status == 200 || r.status == 404 || r.status == 500 || r.status == 503);
+            hc_reply_free(&r);
             hc_close(&c);
             assert_true(becomes_idle());
             failed = pr_mem_failed();
             pr_mem_fail_after(-1, false);
-            pthread_mutex_lock(&kept.lock);
-            pr_http_req *left = kept.req;
-            kept.req = NULL;
-            pthread_mutex_unlock(&kept.lock);
-            pr_http_req_unref(left);
             finish();
         }
         assert_false(failed);
