@@ -58,7 +58,10 @@ static void read_messages(pr_reader *r, pr_params *p) {
         return;
     }
     p->messages = pr_calloc(PR_TAG_HTTP, n, sizeof *p->messages);
-    if (!p->messages) pr_reader_nomem(r, "messages");
+    if (!p->messages) {
+        pr_reader_nomem(r, "messages");
+        return;
+    }
     json_array_foreach(list, i, m) {
         if (r->status) return;
         const char *role = json_string_value(json_object_get(m, "role"));
@@ -90,7 +93,10 @@ static void read_ids(pr_reader *r, const json_t *list, pr_prompt *out) {
     size_t i;
     const json_t *v;
     out->ids = pr_calloc(PR_TAG_HTTP, json_array_size(list) + 1, sizeof *out->ids);
-    if (!out->ids) pr_reader_nomem(r, "prompt");
+    if (!out->ids) {
+        pr_reader_nomem(r, "prompt");
+        return;
+    }
     json_array_foreach(list, i, v) {
         json_int_t id = json_integer_value(v);
         if (r->status) return;
@@ -123,7 +129,10 @@ static void read_prompts(pr_reader *r, pr_params *p) {
         return;
     }
     p->prompts = pr_calloc(PR_TAG_HTTP, n, sizeof *p->prompts);
-    if (!p->prompts) pr_reader_nomem(r, "prompt");
+    if (!p->prompts) {
+        pr_reader_nomem(r, "prompt");
+        return;
+    }
     for (; !r->status && p->n_prompts < n; p->n_prompts++)
         read_prompt(r, many ? json_array_get(v, p->n_prompts) : v, &p->prompts[p->n_prompts]);
 }
@@ -168,7 +177,10 @@ static void read_bias(pr_reader *r, pr_params *p) {
         return;
     }
     p->bias = pr_calloc(PR_TAG_HTTP, json_object_size(v) + 1, sizeof *p->bias);
-    if (!p->bias) pr_reader_nomem(r, "logit_bias");
+    if (!p->bias) {
+        pr_reader_nomem(r, "logit_bias");
+        return;
+    }
     json_t *obj = (json_t *)(uintptr_t)v; /* the iterator's type; nothing is changed */
     for (at = json_object_iter(obj); at && !r->status; at = json_object_iter_next(obj, at)) {
         const json_t *x = json_object_iter_value(at);

@@ -68,12 +68,12 @@ static void write_head(pr_str *out, const pr_reply *r, bool chunk) {
 }
 
 static void write_usage(pr_str *out, const pr_usage *u) {
+    unsigned long long prompt = u->prompt, completion = u->completion, cached = u->cached;
     pr_write_key(out, "usage");
     pr_str_printf(out,
                   "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,"
                   "\"prompt_tokens_details\":{\"cached_tokens\":%llu}}",
-                  (unsigned long long)u->prompt, (unsigned long long)u->completion,
-                  (unsigned long long)(u->prompt + u->completion), (unsigned long long)u->cached);
+                  prompt, completion, prompt + completion, cached);
 }
 
 static void write_levels(pr_str *out, uint32_t used) {

@@ -96,7 +96,7 @@ static pr_status generate(bench *b, int speculate, double *rate, pr_generate_sta
     if (status == PR_OK) status = pr_session_generate(session, b->prompt, b->n_prompt, &o, stats, &b->err);
     if (status == PR_OK && stats->finish == PR_FINISH_CANCELLED) status = pr_fail(&b->err, PR_ERR_CANCELLED, "stopped");
     if (status == PR_OK) compare(b, session);
-    *rate = (stats->n_generated - 1) / stats->decode_seconds;
+    if (status == PR_OK) *rate = (stats->n_generated - 1) / stats->decode_seconds;
     pr_session_close(session);
     return status;
 }

@@ -96,7 +96,7 @@ static pr_status go_to(bench *b, const pr_place *place, size_t *bytes, uint32_t 
 static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t old_cursor) {
     results *r = &b->r;
     pr_status status = PR_OK;
-    double seconds, reached_at = 0, rest = 0;
+    double seconds = 0, reached_at = 0, rest = 0;
     bool looked = false;
     r->longest[i] = 0;
     while (status == PR_OK && !looked) {

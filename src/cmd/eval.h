@@ -8,6 +8,7 @@
 #ifndef PRECIS_CMD_EVAL_H
 #define PRECIS_CMD_EVAL_H
 
+#include "base/str.h"
 #include "cmd/budgets.h"
 #include "cmd/load.h"
 #include "cmd/score.h"

@@ -60,8 +60,9 @@ static pr_status open_rows(walk *w) {
     pr_str_printf(&path, "%s/precis-eval-XXXXXX", dir && dir[0] ? dir : "/tmp");
     char *name = pr_str_take(&path);
     pr_status status = w->kept && w->row && name ? PR_OK : pr_fail_nomem(&e->err, "rows of the reference", row_bytes);
-    if (status == PR_OK && (w->fd = mkstemp(name)) < 0) status = pr_fail_errno(&e->err, "cannot write %s", name);
-    if (w->fd >= 0) unlink(name);
+    if (status == PR_OK && name && (w->fd = mkstemp(name)) < 0)
+        status = pr_fail_errno(&e->err, "cannot write %s", name);
+    if (name && w->fd >= 0) unlink(name);
     pr_free(name);
     return status;
 }

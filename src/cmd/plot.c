@@ -81,7 +81,9 @@ static void x_axis(const frame *f) {
     double unit = large ? 1e9 : f->x1 >= 1e6 ? 1e6 : 1e3;
     int decimals = f->x_tick < unit ? (f->x_tick * 10 < unit * 0.999 ? 2 : 1) : 0;
     char text[40];
-    for (double x = f->x0; x <= f->x1 + f->x_tick / 2; x += f->x_tick) {
+    int n_ticks = (int)((f->x1 - f->x0) / f->x_tick + 0.5);
+    for (int i = 0; i <= n_ticks; i++) {
+        double x = f->x0 + i * f->x_tick;
         line(f, x_at(f, x), TOP, x_at(f, x), HEIGHT - BOTTOM + 5, 0.25);
         snprintf(text, sizeof text, "%.*f", decimals, x / unit);
         letters(f, x_at(f, x), HEIGHT - BOTTOM + 22, 13, "text-anchor=\"middle\"", text);
@@ -92,8 +94,8 @@ static void x_axis(const frame *f) {
 
 static void y_axis(const frame *f, const char *label) {
     char text[40];
-    for (double e = f->y0; e <= f->y1 + 0.5; e++) {
-        double y = pow(10, e);
+    for (int i = 0; f->y0 + i <= f->y1 + 0.5; i++) {
+        double e = f->y0 + i, y = pow(10, e);
         line(f, LEFT - 5, y_at(f, y), WIDTH - RIGHT, y_at(f, y), 0.35);
         snprintf(text, sizeof text, "%.*f", e < 0 ? (int)-e : 0, y);
         letters(f, LEFT - 10, y_at(f, y) + 4, 13, "text-anchor=\"end\"", text);

@@ -22,8 +22,6 @@ enum { MODELS_MAX = 64, TICK_NS = 100000000 };
 
 static const double grace_default = 30;
 
-extern char **environ;
-
 typedef struct serve {
     const char *value[PR_SETTING_COUNT]; /* of a setting's flag; NULL: not given */
     pr_setting_flag flags[PR_SETTING_COUNT];

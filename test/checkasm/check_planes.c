@@ -14,7 +14,9 @@ typedef enum plane_kind { PLANES_PLAIN, PLANES_ZERO, PLANES_LARGE, PLANES_TINY, 
 
 /* Books at the limits for every other kind, so that integer sums meet their worst case. */
 static pr_plane_book random_book(plane_kind kind) {
-    pr_plane_book b = {.k16 = kind == PLANES_LARGE ? 128 : kind == PLANES_ZERO ? 1 : 1 + (int32_t)random_below(128),
+    pr_plane_book b = {.k16 = kind == PLANES_LARGE  ? 128
+                              : kind == PLANES_ZERO ? 1
+                                                    : 1 + (int32_t)random_below(128),
                        .f2 = random_float(),
                        .f4 = random_float(),
                        .f8 = random_float()};

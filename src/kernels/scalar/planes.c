@@ -46,12 +46,12 @@ static void decode(const tile *t, pr_plane level, const pr_plane_book *book, siz
             size_t at = ((2 * b + c / 16) * PR_TILE_ROWS + r) * 4 + c % 4, shift = c / 4 % 4 * 2;
             unsigned cell = plane[PR_PLANE_P2][at] >> shift & 3;
             if (level == PR_PLANE_P2) {
-                out[r][c] = book->c2[cell];
+                out[r][c] = (int)book->c2[cell];
                 continue;
             }
             unsigned code = 4 * cell + (plane[PR_PLANE_P4][at] >> shift & 3);
             if (level == PR_PLANE_P4) {
-                out[r][c] = book->c4[code];
+                out[r][c] = (int)book->c4[code];
                 continue;
             }
             uint8_t both = plane[PR_PLANE_P8][((4 * b + c / 8) * PR_TILE_ROWS + r) * 4 + c % 4];
