@@ -23,7 +23,7 @@ PR_INLINE void prefetch(const uint8_t *p, size_t n) {
 }
 
 /* Lanes 0..n-1, for n up to 16 and above. */
-PR_INLINE __mmask16 lanes_mask(uint32_t n) { return n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff; }
+PR_INLINE __mmask16 lanes_mask(uint32_t n) { return (__mmask16)(n < 16 ? (1u << n) - 1 : 0xffffu); }
 
 PR_INLINE __m512 load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
 
