@@ -138,7 +138,7 @@ static void describe_origin(packer *p) {
         pr_gguf_meta_str(p->w, "precis.source.types", types.data);
     }
     pr_gguf_meta_str(p->w, "precis.calibration", text);
-    pr_gguf_meta_str(p->w, "precis.kl.kind", p->o.fast ? "table" : "measured");
+    pr_gguf_meta_str(p->w, "precis.kl.kind", p->o.fast || p->o.measure_seconds < 0 ? "table" : "measured");
     pr_str_free(&types);
     pr_str_free(&bytes);
     pr_str_free(&changed);
