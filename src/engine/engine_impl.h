@@ -35,8 +35,6 @@ struct pr_engine {
 pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err);
 /* Levels of PR_VIEW_DRAFT from the next step on: those of the first n increments. */
 void pr__engine_draft(pr_engine *engine, uint32_t n);
-/* Measuring: packed matrix `tensor` (its number in the file) reads at most `level`, PR_PLANE_P16: all it has. */
-void pr__engine_cap(pr_engine *engine, uint32_t tensor, pr_plane level);
 
 struct pr_session {
     pr_engine *engine;

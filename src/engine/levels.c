@@ -136,8 +136,3 @@ void pr__engine_draft(pr_engine *engine, uint32_t n) {
     engine->draft_cursor = n;
     pr_residency_draft(engine->residency, n);
 }
-
-void pr__engine_cap(pr_engine *engine, uint32_t tensor, pr_plane level) {
-    const pr_plane_tensor *t = &engine->blue.planes->tensors[tensor];
-    for (uint32_t u = t->unit0; u < t->unit0 + t->n_units; u++) pr_residency_cap(engine->residency, u, level);
-}
