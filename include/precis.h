@@ -143,6 +143,7 @@ typedef struct pr_elastic_info {
     uint32_t target;               /* where a move is going; the cursor when none is under way */
     double bits_per_weight;        /* of packed matrices, at the cursor: plane bytes, scales and padding */
     double kl;                     /* expected KL against the source in nats a token, from the file's table */
+    bool kl_measured;              /* false: that is a guess by kinds of matrices (a file packed without calibration) */
     size_t bytes, bytes_min, bytes_max;
     size_t level_bytes[PR_LEVELS]; /* at each level; those above the top repeat it */
     uint32_t level_cursor[PR_LEVELS];

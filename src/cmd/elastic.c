@@ -86,6 +86,7 @@ void pr__elastic_json(pr_str *s, const pr_elastic_info *e) {
     pr__json_u64(s, "weight_bytes", e->bytes);
     pr__json_f64(s, "bits_per_weight", e->bits_per_weight);
     pr__json_f64(s, "kl_expected", e->kl);
+    pr__json_bool(s, "kl_measured", e->kl_measured);
 }
 
 void pr__elastic_engine_json(pr_str *s, const pr_engine *engine) {

@@ -134,6 +134,7 @@ static void print_choice(plan *p, const row *r) {
         pr__json_text(s, "why", text);
         pr__json_close(s);
     } else {
+        if (!r->elastic.kl_measured) pr_str_puts(s, "KL is a guess: this file was packed without measuring\n");
         pr_str_printf(s, "here: %s (increment %u of %u): %s\n", pr__level_text(&r->elastic), r->elastic.cursor,
                       r->elastic.n_increments, text);
     }

@@ -2,7 +2,8 @@
  * Damages.
  *
  * Measuring goes from coarse to fine: of each kind of matrix first the layers at the ends, then those in the middle, and so
- * on, until all are done or the time is over. A matrix without a measurement gets its kind's KL a loss from the nearest
+ * on, until all are done or the allowed work is. Work is counted, not timed, so that a file is the same whenever and wherever it
+ * is packed. A matrix without a measurement gets its kind's KL a loss from the nearest
  * measured layers on both sides, by a straight line through the logarithms. The exponent is the median of what a few
  * matrices say that are measured at 4 bits too.
  *
@@ -19,7 +20,6 @@
 #include <string.h>
 
 #include "base/mem.h"
-#include "base/os.h"
 
 enum { EXPONENTS_MAX = 32 };
 
@@ -45,7 +45,7 @@ typedef struct finder {
     double exponents[EXPONENTS_MAX];
     uint32_t n_exponents;
     double exponent;
-    double started, seconds_each;
+    double done; /* multiply-adds */
     uint32_t n_measured;
 } finder;
 
@@ -103,27 +103,37 @@ static double table_kl(const finder *f, uint32_t tensor) {
 
 /* ---- measuring --------------------------------------------------------------- */
 
+/* Multiply-adds of a measurement that begins at a layer, attention left aside: all tokens through what comes from there on. */
+static double work_of(const finder *f, uint32_t from) {
+    const pr_plane_set *set = &f->plan->set;
+    double weights = 0;
+    for (uint32_t i = 0; i < set->n_tensors; i++) {
+        const pr__matrix *m = &f->plan->matrices[i];
+        bool used = m->head || (!m->embedding && m->layer >= from);
+        if (used) weights += (double)set->tensors[i].cols * set->tensors[i].rows;
+    }
+    return weights * f->how.cal->n_probes * f->how.cal->probe_len;
+}
+
 static pr_status measure_one(finder *f, uint32_t i, bool both, pr_err *err) {
     const pr__matrix *m = &f->plan->matrices[i];
     const double *total = &f->total[i * PR_PLANE_COUNT];
-    double kl2, kl4, begun = pr_now();
+    double kl2, kl4;
     if (f->how.cancel && *f->how.cancel) return pr_fail(err, PR_ERR_CANCELLED, "stopped");
     pr_status st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P2, m->layer, &kl2, err);
     if (st) return st;
     f->kl2[i] = isfinite(kl2) && kl2 > LEAST ? kl2 : LEAST;
     f->n_measured++;
+    f->done += work_of(f, m->layer);
     if (both && f->n_exponents < EXPONENTS_MAX && f->plan->set.tensors[i].n_planes > 1) {
         st = pr_measure_matrix(f->how.measure, i, PR_PLANE_P4, m->layer, &kl4, err);
+        f->done += work_of(f, m->layer);
         double ratio = log(total[PR_PLANE_P4] / total[PR_PLANE_P2]);
         if (!st && kl4 > LEAST && ratio < -0.1) f->exponents[f->n_exponents++] = log(kl4 / f->kl2[i]) / ratio;
     }
-    double took = pr_now() - begun, share = (pr_now() - f->started) / f->how.seconds;
-    if (took > f->seconds_each) f->seconds_each = took;
-    if (f->how.progress) f->how.progress(f->how.progress_arg, share < 1 ? share : 1);
+    if (f->how.progress) f->how.progress(f->how.progress_arg, fmin(f->done / f->how.work, 1));
     return st;
 }
-
-static bool time_is_over(const finder *f) { return pr_now() - f->started + f->seconds_each > f->how.seconds; }
 
 /* Is the layer one of this round: 0: the first and the last, then the middles of what lies between. */
 static bool of_round(uint32_t layer, uint32_t n_layers, uint32_t step, bool first_round) {
@@ -141,7 +151,8 @@ static pr_status measure_all(finder *f, pr_err *err) {
             const pr__matrix *m = &f->plan->matrices[i];
             bool wanted = f->kl2[i] < 0 && of_round(m->layer, n_layers, step, first);
             if (!wanted) continue;
-            if (!first && time_is_over(f)) return PR_OK; /* the first round must be: each kind needs something */
+            if (!first && f->done + work_of(f, m->layer) > f->how.work)
+                return PR_OK; /* the first round must be: each kind needs something */
             st = measure_one(f, i, first, err);
         }
     }
@@ -216,7 +227,7 @@ static pr_status open_finder(finder *f, pr_err *err) {
 
 pr_status pr_damage_find(const pr__pack_plan *plan, const pr_damage_how *how, pr_damage *out, uint32_t *n_measured,
                          pr_err *err) {
-    finder f = {.plan = plan, .how = *how, .started = pr_now()};
+    finder f = {.plan = plan, .how = *how};
     pr_status st = open_finder(&f, err);
     if (!st) {
         sum_losses(&f);

@@ -17,9 +17,9 @@ typedef struct pr_damage_how {
     const pr_calibration *cal; /* NULL: rows of the vocabulary all count alike */
     pr_measure *measure;       /* NULL: by the table */
     uint32_t n_layers;
-    double seconds; /* to measure for, about: matrices that are not reached take after their neighbours */
+    double work; /* to measure for, multiply-adds, about: matrices that are not reached take after their neighbours */
     const volatile int *cancel;
-    void (*progress)(void *arg, double fraction); /* of these seconds; may be NULL */
+    void (*progress)(void *arg, double fraction); /* of this work; may be NULL */
     void *progress_arg;
 } pr_damage_how;
 

@@ -23,7 +23,7 @@
 
 enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 5, ANCHORS_MAX = 8 };
 
-static const double MEASURE_SECONDS = 60;
+static const double MEASURE_WORK = 16e12; /* all of a model of 135M weights, in about a minute on two AVX-512 cores */
 /* Shares of the whole for the progress, where there is a calibration. */
 static const double SHARE_READ = 0.3, SHARE_ENCODE = 0.5, SHARE_MEASURE = 0.2;
 /* Of H (store/encode.h): rows of a tied embedding are looked up as well, where all columns count alike. */
@@ -138,7 +138,6 @@ static void describe_origin(packer *p) {
         pr_gguf_meta_str(p->w, "precis.source.types", types.data);
     }
     pr_gguf_meta_str(p->w, "precis.calibration", text);
-    pr_gguf_meta_str(p->w, "precis.kl.kind", p->o.fast || p->o.measure_seconds < 0 ? "table" : "measured");
     pr_str_free(&types);
     pr_str_free(&bytes);
     pr_str_free(&changed);
@@ -267,11 +266,11 @@ static pr_status encode_all(packer *p, const char *folder, pr_err *err) {
 
 /* ---- ranking ---------------------------------------------------------------- */
 
-static pr_status rank_units(packer *p, pr_measure *measure, double seconds, pr_err *err) {
+static pr_status rank_units(packer *p, pr_measure *measure, pr_err *err) {
     const pr_damage_how how = {.cal = p->o.fast ? NULL : &p->cal,
                                .measure = measure,
                                .n_layers = p->desc.n_layers,
-                               .seconds = seconds,
+                               .work = p->o.measure_work > 0 ? p->o.measure_work : MEASURE_WORK,
                                .cancel = p->o.cancel,
                                .progress = tell_measured,
                                .progress_arg = p};
@@ -313,15 +312,16 @@ static pr_status anchor(packer *p, pr_measure *m, pr_err *err) {
     }
     pr_rank_bend(set, anchors, n);
     p->report->kl_measured = true;
+    set->n_measured = p->report->n_measured;
     return PR_OK;
 }
 
 static pr_status measure(packer *p, pr_err *err) {
     pr_measure *m = NULL;
-    double begun = pr_now(), seconds = p->o.measure_seconds > 0 ? p->o.measure_seconds : MEASURE_SECONDS;
+    double begun = pr_now();
     pr_status st = pr_measure_open(pr_gguf_part_path(p->w), &p->cal, p->k, p->team, &m, err);
     if (st == PR_ERR_LIMIT) return PR_OK; /* too large for this machine: the table stands */
-    if (!st) st = rank_units(p, m, seconds, err);
+    if (!st) st = rank_units(p, m, err);
     if (!st) st = anchor(p, m, err);
     pr_measure_close(m);
     p->report->seconds_measure = pr_now() - begun;
@@ -329,9 +329,9 @@ static pr_status measure(packer *p, pr_err *err) {
 }
 
 static pr_status rank_all(packer *p, pr_err *err) {
-    pr_status st = rank_units(p, NULL, 0, err);
+    pr_status st = rank_units(p, NULL, err);
     if (!st) st = pr_planes_complete(p->w, &p->plan.set, err);
-    if (!st && !p->o.fast && p->o.measure_seconds >= 0) st = measure(p, err);
+    if (!st && !p->o.fast && p->o.measure_work >= 0) st = measure(p, err);
     return st;
 }
 

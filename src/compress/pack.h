@@ -21,10 +21,10 @@ typedef struct pr_pack_opts {
     bool fast;
     int n_threads; /* 0: what affinity and the CPU quota allow */
     int nice;
-    uint32_t cpumask;       /* ISA bits allowed; 0: all */
-    uint32_t n_tokens_max;  /* of the text; 0: 16384 */
-    double measure_seconds; /* about; 0: 60, below 0: nothing is measured */
-    uint64_t unit_bytes;    /* of p2 in a unit; 0: a 400th of all, 16 KiB to 8 MiB */
+    uint32_t cpumask;      /* ISA bits allowed; 0: all */
+    uint32_t n_tokens_max; /* of the text; 0: 16384 */
+    double measure_work;   /* multiply-adds, about; 0: 16e12, below 0: nothing is measured */
+    uint64_t unit_bytes;   /* of p2 in a unit; 0: a 400th of all, 16 KiB to 8 MiB */
     const volatile int *cancel;
     void (*progress)(void *arg, const char *stage, double fraction); /* fraction of the whole; may be NULL */
     void *progress_arg;

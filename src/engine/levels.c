@@ -70,6 +70,7 @@ static void describe_at(const struct pr_estimate *b, uint32_t cursor, pr_elastic
     out->n_increments = n;
     out->bits_per_weight = bits_at(b->planes, cursor);
     out->kl = (double)b->planes->kl[cursor];
+    out->kl_measured = b->planes->n_measured > 0;
     out->bytes = fixed + b->planes_at[cursor];
     out->bytes_min = fixed + b->planes_at[0];
     out->bytes_max = fixed + b->planes_at[n];

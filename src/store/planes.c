@@ -28,7 +28,8 @@ static const char key_version[] = "precis.planes.version", key_names[] = "precis
                   key_shapes[] = "precis.planes.shapes", key_books[] = "precis.planes.books",
                   key_factors[] = "precis.planes.factors", key_units[] = "precis.planes.units",
                   key_crc[] = "precis.planes.crc", key_increments[] = "precis.increments",
-                  key_kl[] = "precis.increments.kl", key_levels[] = "precis.levels";
+                  key_kl[] = "precis.increments.kl", key_levels[] = "precis.levels",
+                  key_measured[] = "precis.kl.measured";
 
 /* ---- keys ---- */
 
@@ -283,6 +284,19 @@ static pr_status read_increments(pr_model_file *file, pr_plane_set *set, pr_err 
     return status;
 }
 
+/* Older files lack the key. */
+static pr_status read_measured(const pr_model_file *file, pr_plane_set *set, pr_err *err) {
+    const pr_meta *m = NULL;
+    if (!pr_model_file_meta(file, key_measured)) return PR_OK;
+    pr_status status = get_array(file, key_measured, PR__GGUF_I32, 1, 1, &m, err);
+    if (status != PR_OK) return status;
+    int32_t n = i32_at(m, 0);
+    if (n < 0 || (uint32_t)n > set->n_tensors)
+        return pr_fail(err, PR_ERR_FORMAT, "%s: %d of %u matrices", key_measured, n, set->n_tensors);
+    set->n_measured = (uint32_t)n;
+    return PR_OK;
+}
+
 static pr_status read_tables(pr_model_file *file, pr_plane_set *set, pr_err *err) {
     const pr_meta *kl = NULL, *levels = NULL;
     size_t n = (size_t)set->n_increments + 1;
@@ -304,7 +318,7 @@ static pr_status read_tables(pr_model_file *file, pr_plane_set *set, pr_err *err
         }
         set->level_cursor[i] = before = (uint32_t)v;
     }
-    return PR_OK;
+    return read_measured(file, set, err);
 }
 
 pr_status pr__planes_read(pr_model_file *file, pr_err *err) {

@@ -139,6 +139,8 @@ static void check_report(const pr_pack_report *r, const pr_plane_set *set, const
     assert_int_equal(r->n_matrices, set->n_tensors);
     assert_int_equal(r->n_units, set->n_units);
     assert_int_equal(r->n_increments, set->n_increments);
+    assert_int_equal(r->kl_measured ? r->n_measured : 0, set->n_measured);
+    assert_true(!r->kl_measured || r->n_measured > 0);
     for (int l = 0; l < PR_PLANE_COUNT; l++) {
         assert_int_equal(r->level_cursor[l], set->level_cursor[l]);
         assert_true(l == 0 || r->level_kl[l] <= r->level_kl[l - 1]);
