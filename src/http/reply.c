@@ -38,7 +38,7 @@ void pr_http_req_unref(pr_http_req *req) {
 }
 
 void pr__req_free(pr_http_req *req) {
-    if (req->watch.release) req->watch.release(req->watch.arg);
+    if (req->watch.release) req->watch.release(req->watch.arg); /* never finished: the server went down before */
     pthread_mutex_destroy(&req->lock);
     pr_free(req->stream.data);
     pr_free(req->body);
@@ -55,12 +55,39 @@ void pr__req_wake(pr_http_req *req) {
     MHD_resume_connection(req->con);
 }
 
+/* A callback has returned, or the request is finished: give the watch back when none can come any more. Its holder may
+ * hold the request in turn, so this must not wait for the end of the object. */
+static void let_go(pr_http_req *req, bool called) {
+    pr_http_watch watch = {0};
+    pthread_mutex_lock(&req->lock);
+    if (called) req->calling--;
+    if (req->finished && !req->calling) {
+        watch = req->watch;
+        req->watch = (pr_http_watch){0};
+    }
+    pthread_mutex_unlock(&req->lock);
+    if (watch.release) watch.release(watch.arg);
+}
+
 void pr__req_tell_gone(pr_http_req *req) {
     pthread_mutex_lock(&req->lock);
-    bool tell = req->gone && !req->told && req->watch.on_gone;
-    if (tell) req->told = true;
+    pr_http_watch watch = req->watch;
+    bool tell = req->gone && !req->told && watch.on_gone;
+    if (tell) {
+        req->told = true;
+        req->calling++;
+    }
     pthread_mutex_unlock(&req->lock);
-    if (tell) req->watch.on_gone(req, req->watch.arg);
+    if (!tell) return;
+    watch.on_gone(req, watch.arg);
+    let_go(req, true);
+}
+
+void pr__req_finished(pr_http_req *req) {
+    pthread_mutex_lock(&req->lock);
+    req->finished = true;
+    pthread_mutex_unlock(&req->lock);
+    let_go(req, false);
 }
 
 void pr_http_req_watch(pr_http_req *req, const pr_http_watch *watch) {
@@ -68,6 +95,7 @@ void pr_http_req_watch(pr_http_req *req, const pr_http_watch *watch) {
     req->watch = *watch;
     pthread_mutex_unlock(&req->lock);
     pr__req_tell_gone(req);
+    let_go(req, false); /* when it is finished already */
 }
 
 bool pr_http_req_gone(pr_http_req *req) {
@@ -242,9 +270,14 @@ static ssize_t on_content(void *cls, uint64_t pos, char *out, size_t max) {
         MHD_suspend_connection(req->con);
         result = 0;
     }
-    void (*on_drain)(pr_http_req *, void *) = drained ? req->watch.on_drain : NULL;
+    pr_http_watch watch = req->watch;
+    drained = drained && watch.on_drain;
+    if (drained) req->calling++;
     pthread_mutex_unlock(&req->lock);
-    if (on_drain) on_drain(req, req->watch.arg);
+    if (drained) {
+        watch.on_drain(req, watch.arg);
+        let_go(req, true);
+    }
     pr__req_tell_gone(req);
     return result;
 }

@@ -521,6 +521,7 @@ static void detach(pr_http_req *req, bool went_out) {
     pthread_mutex_unlock(&req->lock);
     if (unsent) MHD_destroy_response(unsent);
     pr__req_tell_gone(req);
+    pr__req_finished(req);
 }
 
 void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls,

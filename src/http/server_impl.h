@@ -56,7 +56,9 @@ struct pr_http_req {
     struct MHD_Response *response; /* made, to be queued by the server's thread */
     pr__stream stream;
     pr_http_watch watch;
-    bool told; /* on_gone was called, or never will be */
+    bool told;        /* on_gone was called, or never will be */
+    bool finished;    /* no callback begins any more */
+    uint32_t calling; /* callbacks that run */
     /* Fixed once the handler runs. */
     pr_http_server *server;
     pr__conn *conn;
@@ -111,6 +113,7 @@ void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls
 
 /* reply.c. */
 void pr__req_tell_gone(pr_http_req *req);        /* call on_gone if that is due; without locks */
+void pr__req_finished(pr_http_req *req);         /* it is answered or gone, and that was told; without locks */
 void pr__req_wake(pr_http_req *req);             /* under req.lock */
 void pr__req_tick(pr_http_req *req, double now); /* the watch's look at a request: gone, ping, stalled */
 void pr__req_abort(pr_http_req *req);            /* the server stops: end it where it is */

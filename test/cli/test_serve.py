@@ -103,6 +103,22 @@ for field, value in (("top_k", 3), ("min_p", 0.1), ("presence_penalty", 1), ("fr
     status, _, j = s.ask("POST", TEXT, dict(ask, **{field: value}))
     ok("%s is taken" % field, status == 200, str(j))
 
+
+
+def held():
+    return s.get(Q + "memory")["ledger_bytes"]["http"]
+
+
+def answered(n):
+    for i in range(n):
+        s.post(TEXT, dict(ask, max_tokens=1))
+        s.stream(TEXT, dict(ask, max_tokens=1, stream=True))
+    return held()
+
+
+before = held()
+ok("an answered request leaves nothing behind", until(lambda: answered(3) <= before, 20), "%d, %d" % (before, held()))
+
 # ---- chat and query ----
 chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hello there"}], "max_tokens": 5}
 status, _, j = s.ask("POST", CHAT, chat)
