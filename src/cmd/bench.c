@@ -60,7 +60,7 @@ static pr_status write_synthetic(bench *b, const char *path, const char *type) {
     const pr_synth_shape *shape = pr_synth_shape_by_name(b->shape);
     pr_dtype dtype;
     pr_progress bar;
-    if (!shape) return pr_fail(&b->err, PR_ERR_ARG, "--synthetic: \"%.100s\" is not 135m, 1.1b or 7b", b->shape);
+    if (!shape) return pr_fail(&b->err, PR_ERR_ARG, "--synthetic: \"%.100s\" is not 25m, 135m, 1.1b or 7b", b->shape);
     if (!pr_dtype_by_name(type, &dtype))
         return pr_fail(&b->err, PR_ERR_ARG, "\"%.100s\" is not a type of weights (q8_0, f16, ...)", type);
     pr__progress_begin(&bar, "writing", false, 0);
@@ -398,7 +398,7 @@ int pr__cmd_bench(int argc, const char **argv) {
         {"speculate", 0, PR_FLAG_CALL, "auto|N", "instead: answers with drafts against answers without", &b.speculate,
          pr__parse_speculate, &b.speculate_given},
         {"text", 0, PR_FLAG_TEXT, "FILE", "the prompt of those", &b.text_name, NULL, NULL},
-        {"synthetic", 0, PR_FLAG_TEXT, "SHAPE", "random weights of shape 135m, 1.1b or 7b", &b.shape, NULL, NULL},
+        {"synthetic", 0, PR_FLAG_TEXT, "SHAPE", "random weights of shape 25m, 135m, 1.1b or 7b", &b.shape, NULL, NULL},
         {"type", 0, PR_FLAG_TEXT, "TYPE", "of those: f32, f16, bf16, q8_0, q4_0, q4_1 (q8_0)", &b.type, NULL, NULL},
         {"write-gguf", 0, PR_FLAG_TEXT, "TYPE", "only write the synthetic model, to FILE", &b.write_type, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &b.json, NULL, NULL},

@@ -26,6 +26,17 @@
 enum { POOL = 1 << 20, RUN = 2048, CHUNK = 1 << 20, N_SPECIAL = 3, N_BYTES = 256 };
 
 static const pr_synth_shape shapes[] = {
+    {.name = "25m",
+     .dim = 512,
+     .n_layers = 8,
+     .n_heads = 8,
+     .n_kv_heads = 1,
+     .head_dim = 64,
+     .n_ff = 1408,
+     .n_vocab = 8192,
+     .tied = true,
+     .context = 4096,
+     .rope_theta = 10000},
     {.name = "135m",
      .dim = 576,
      .n_layers = 30,

@@ -24,7 +24,7 @@ typedef struct pr_synth_shape {
     float rope_theta;
 } pr_synth_shape;
 
-/* "135m" (SmolLM2-135M), "1.1b" (TinyLlama) or "7b" (Llama 2); NULL when there is no such shape. */
+/* "25m" (for tests), "135m" (SmolLM2-135M), "1.1b" (TinyLlama) or "7b" (Llama 2); NULL when there is no such shape. */
 const pr_synth_shape *pr_synth_shape_by_name(const char *name);
 
 /*

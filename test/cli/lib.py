@@ -116,6 +116,18 @@ def big_model():
     return synthetic
 
 
+def elastic_model(folder, name, shape="25m"):
+    """An elastic model of random weights, folder/NAME.planes.gguf, which a server calls NAME."""
+    os.makedirs(folder, exist_ok=True)
+    source, target = path(name + ".gguf"), os.path.join(folder, name + ".planes.gguf")
+    for arguments in (("bench", "--synthetic", shape, "--write-gguf", "f16", source), ("pack", "--fast", source, target)):
+        r = precis(*arguments, timeout=900)
+        if r.code != 0:
+            raise SystemExit("not ok %s: %s" % (" ".join(arguments), r))
+    os.remove(source)
+    return target
+
+
 def sanitized():
     """True for a build with a sanitizer, which needs memory of its own."""
     with open(PRECIS, "rb") as f:
