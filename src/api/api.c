@@ -200,6 +200,16 @@ pr_status pr_api_preload(pr_api *api, const char *model, pr_err *err) {
     return w.end.err.status;
 }
 
+/* ---- reloading --------------------------------------------------------- */
+
+pr_status pr_api_reload(pr_api *api, pr_err *err) {
+    if (!api->keys)
+        return pr_fail(err, PR_ERR_ARG, "this server has no file of API keys, and nothing else is read again");
+    pr_status st = pr_keys_reload(api->keys, api->settings.api_keys_file, err);
+    if (!st) pr_log(PR_LOG_INFO, "API keys: %zu", pr_keys_count(api->keys));
+    return st;
+}
+
 /* ---- closing ----------------------------------------------------------- */
 
 void pr_api_stop(pr_api *api, double seconds) {

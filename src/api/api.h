@@ -41,6 +41,9 @@ pr_status pr_api_open(const pr_api_opts *opts, pr_api **out, pr_err *err);
 uint16_t pr_api_port(const pr_api *api);
 /* Load a model and answer a short prompt with it, so that the first real request does not wait. */
 pr_status pr_api_preload(pr_api *api, const char *model, pr_err *err);
+/* Read the file of API keys again (http/keys.h). PR_ERR_ARG for a server without one; on any error the keys that were
+ * there stay. */
+pr_status pr_api_reload(pr_api *api, pr_err *err);
 /* Take no more requests and let those at work finish, for at most `seconds`; what is left then ends with what it has. */
 void pr_api_stop(pr_api *api, double seconds);
 void pr_api_close(pr_api *api); /* stops at once when that was not done; NULL allowed */

@@ -278,8 +278,8 @@ static bool read_group(const char *folder, const char *name, char *buf, size_t b
 
 static void visit_memory(void *arg, const char *folder) {
     uint64_t *limit = arg;
-    static const char *const names[] = {"memory.max", "memory.limit_in_bytes"};
-    for (size_t i = 0; i < 2; i++) {
+    static const char *const names[] = {"memory.max", "memory.high", "memory.limit_in_bytes"}; /* over high: throttled */
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char text[64];
         if (!read_group(folder, names[i], text, sizeof text)) continue;
         uint64_t value = 0;

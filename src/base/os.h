@@ -46,7 +46,7 @@ void pr_file_fault(int64_t n);
 /* ---- machine ---- */
 uint64_t pr_ram_total(void);
 uint64_t pr_ram_available(void);
-/* The smaller of RAM and the cgroup's memory limit (v1 or v2). */
+/* The smaller of RAM and the cgroup's memory limit (v1 or v2; of v2 also memory.high, beyond which it is throttled). */
 uint64_t pr_memory_limit(void);
 /* What this process can still get: RAM available, or less where a control group leaves less. A group's clean file cache
  * counts as available. */

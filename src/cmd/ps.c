@@ -3,7 +3,6 @@
  *
  * Servers are found by their run files (cmd/runfile.h) and asked over HTTP, as anybody would.
  */
-#include <curl/curl.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,60 +11,18 @@
 
 #include "base/json.h"
 #include "base/os.h"
+#include "cmd/client.h"
 #include "cmd/commands.h"
 #include "cmd/runfile.h"
 #include "cmd/term.h"
 #include "cmd/text.h"
 
-enum { SERVERS_MAX = 64, ANSWER_BYTES_MAX = 4 << 20, CONNECT_SECONDS = 2, ANSWER_SECONDS = 10, TICK_NS = 50000000 };
-
-/* ---- asking ------------------------------------------------------------ */
-
-static size_t on_body(char *data, size_t size, size_t n, void *arg) {
-    pr_str *body = arg;
-    if (body->len + size * n > ANSWER_BYTES_MAX) return 0;
-    pr_str_append(body, data, size * n);
-    return pr_str_ok(body) ? size * n : 0;
-}
-
-/* GET url/path; *out is a parsed object. */
-static pr_status ask(const char *url, const char *path, const char *key, json_t **out, pr_err *err) {
-    pr_str body = {0}, full = {0}, bearer = {0};
-    long code = 0;
-    pr_str_printf(&full, "%s%s", url, path);
-    pr_str_printf(&bearer, "Authorization: Bearer %s", key ? key : "");
-    CURL *c = curl_easy_init();
-    struct curl_slist *headers = key && pr_str_ok(&bearer) ? curl_slist_append(NULL, bearer.data) : NULL;
-    bool ready = c && pr_str_ok(&full) && curl_easy_setopt(c, CURLOPT_URL, full.data) == CURLE_OK;
-    CURLcode rc = CURLE_OUT_OF_MEMORY;
-    if (ready) {
-        curl_easy_setopt(c, CURLOPT_NOSIGNAL, 1L);
-        curl_easy_setopt(c, CURLOPT_NOPROXY, "*");
-        curl_easy_setopt(c, CURLOPT_CONNECTTIMEOUT, (long)CONNECT_SECONDS);
-        curl_easy_setopt(c, CURLOPT_TIMEOUT, (long)ANSWER_SECONDS);
-        curl_easy_setopt(c, CURLOPT_HTTPHEADER, headers);
-        curl_easy_setopt(c, CURLOPT_WRITEFUNCTION, on_body);
-        curl_easy_setopt(c, CURLOPT_WRITEDATA, &body);
-        rc = curl_easy_perform(c);
-        curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &code);
-    }
-    pr_status st = PR_OK;
-    if (rc != CURLE_OK) st = pr_fail(err, PR_ERR_IO, "%s: %s", url, curl_easy_strerror(rc));
-    else if (code == 401) st = pr_fail(err, PR_ERR_ARG, "%s wants a key: --key, or PRECIS_API_KEY", url);
-    else if (code != 200) st = pr_fail(err, PR_ERR_IO, "%s%s answered %ld", url, path, code);
-    if (!st) st = pr_json_parse(body.len ? body.data : "", body.len, url, out, err);
-    curl_slist_free_all(headers);
-    curl_easy_cleanup(c);
-    pr_str_free(&body);
-    pr_str_free(&full);
-    pr_str_free(&bearer);
-    return st;
-}
+enum { SERVERS_MAX = 64, ANSWER_SECONDS = 10, TICK_NS = 50000000 };
 
 typedef struct which {
     uint32_t port; /* 0: any */
     const char *key;
-    bool json;
+    bool health, json;
     pr_err err;
 } which;
 
@@ -116,7 +73,7 @@ static pr_status show_servers(which *w) {
     if (w->json) printf("[");
     for (size_t i = 0; i < n && !st; i++) {
         json_t *status = NULL;
-        st = ask(servers[i].url, "/api/v1/quantization/status", w->key, &status, &w->err);
+        st = pr__client_get(servers[i].url, "/api/v1/quantization/status", w->key, ANSWER_SECONDS, &status, &w->err);
         if (!st && w->json) {
             char *text = json_dumps(status, JSON_COMPACT);
             printf("%s{\"pid\":%ld,\"port\":%u,\"url\":\"%s\",\"status\":%s}", i ? "," : "", servers[i].pid,
@@ -128,6 +85,15 @@ static pr_status show_servers(which *w) {
         json_decref(status);
     }
     if (w->json) printf("]\n");
+    return st;
+}
+
+/* For health checks: no key, no word unless something is wrong. */
+static pr_status check_health(which *w) {
+    pr_running servers[SERVERS_MAX];
+    size_t n = find_servers(w, servers);
+    pr_status st = n == 0 ? none(w) : PR_OK;
+    for (size_t i = 0; i < n && !st; i++) st = pr__client_health(servers[i].url, ANSWER_SECONDS, &w->err);
     return st;
 }
 
@@ -157,6 +123,7 @@ static pr_status stop_server(which *w, const pr_running *server, double seconds)
 static pr_status stop_servers(which *w, double seconds) {
     pr_running servers[SERVERS_MAX];
     size_t n = find_servers(w, servers);
+    while (n > 0 && !w->port && servers[n - 1].system) n--; /* the system's service is not meant unless it is named */
     if (n == 0) return none(w);
     if (n > 1 && !w->port) return pr_fail(&w->err, PR_ERR_ARG, "%zu servers run here: say which with --port", n);
     return stop_server(w, &servers[0], seconds);
@@ -171,12 +138,14 @@ int pr__cmd_ps(int argc, const char **argv) {
     const pr_flag flags[] = {
         {"port", 'p', PR_FLAG_U32, "N", "only the server on this port", &w.port, NULL, NULL},
         {"key", 0, PR_FLAG_TEXT, "KEY", "API key, where the server wants one (PRECIS_API_KEY)", &w.key, NULL, NULL},
+        {"health", 0, PR_FLAG_BOOL, NULL, "only the exit code: does it answer (needs no key)", &w.health, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &w.json, NULL, NULL},
     };
     const pr_flag_group groups[] = {{NULL, flags, sizeof flags / sizeof *flags, false}};
     const pr_usage usage = {"ps", "", "Servers that run here: models, levels, requests.\n", groups, 1, 0, 0};
-    if (pr__cmd_begin(&usage, argc, argv, &args, &code)) code = show_servers(&w) ? pr__cmd_fail(&w.err) : PR_EXIT_OK;
-    return code;
+    if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
+    pr_status st = w.health ? check_health(&w) : show_servers(&w);
+    return st ? pr__cmd_fail(&w.err) : PR_EXIT_OK;
 }
 
 int pr__cmd_stop(int argc, const char **argv) {

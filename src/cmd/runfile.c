@@ -93,17 +93,24 @@ static bool read_one(const char *path, pr_running *out) {
     return ok;
 }
 
-size_t pr__runfile_list(pr_running *out, size_t max) {
+static size_t list_folder(const char *dir, bool system, pr_running *out, size_t max) {
     size_t n = 0;
-    char *dir = folder();
-    DIR *d = dir ? opendir(dir) : NULL;
+    DIR *d = opendir(dir);
     for (struct dirent *e; d && n < max && (e = readdir(d));) {
         if (!pr_str_starts(e->d_name, "serve-") || !pr_str_ends(e->d_name, ".json")) continue;
         char *path = pr__path_join(dir, e->d_name);
-        if (path && read_one(path, &out[n])) n++;
+        if (path && read_one(path, &out[n])) out[n++].system = system;
         pr_free(path);
     }
     if (d) closedir(d);
+    return n;
+}
+
+size_t pr__runfile_list(pr_running *out, size_t max) {
+    static const char system_dir[] = "/run/precis"; /* of packaging/precis.service */
+    char *dir = folder();
+    size_t n = dir ? list_folder(dir, false, out, max) : 0;
+    if (!dir || strcmp(dir, system_dir) != 0) n += list_folder(system_dir, true, out + n, max - n);
     pr_free(dir);
     return n;
 }

@@ -12,13 +12,15 @@
 
 #include "api/api.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "base/os.h"
 #include "cmd/catalogue.h"
+#include "cmd/client.h"
 #include "cmd/commands.h"
 #include "cmd/runfile.h"
 #include "cmd/term.h"
 
-enum { MODELS_MAX = 64, TICK_NS = 100000000 };
+enum { MODELS_MAX = 64, TICK_NS = 100000000, HEALTH_SECONDS_MAX = 5 };
 
 static const double grace_default = 30;
 
@@ -154,6 +156,37 @@ static pr_status preload(serve *s, const pr_args *args) {
     return st;
 }
 
+/* ---- its life ---------------------------------------------------------- */
+
+/* SIGHUP. */
+static void reload(serve *s) {
+    pr_err err = {0};
+    pr_notify("RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)(pr_now_ns() / 1000));
+    if (pr_api_reload(s->api, &err) != PR_OK) pr_log(PR_LOG_ERROR, "not read again: %s", err.text);
+    pr_notify("READY=1");
+}
+
+/* A service manager takes us for alive only while requests are answered: so one is made. */
+static void prove_alive(serve *s, double every, double *proved_at) {
+    pr_err err = {0};
+    double seconds = every < HEALTH_SECONDS_MAX ? every : HEALTH_SECONDS_MAX;
+    if (every <= 0 || pr_now() - *proved_at < every) return;
+    *proved_at = pr_now();
+    if (pr__client_health(s->url, seconds, &err) == PR_OK) pr_notify("WATCHDOG=1");
+    else pr_log(PR_LOG_WARN, "no answer to itself: %s", err.text);
+}
+
+static void live(serve *s) {
+    double every = pr_notify_watchdog_seconds() / 3, proved_at = pr_now();
+    pr_notify("READY=1\nMAINPID=%ld\nSTATUS=serves on %.200s", (long)getpid(), s->url);
+    while (!*pr__interrupt()) {
+        nanosleep(&(struct timespec){0, TICK_NS}, NULL);
+        if (pr__hangup_take()) reload(s);
+        prove_alive(s, every, &proved_at);
+    }
+    pr_notify("STOPPING=1\nSTATUS=finishes what it has begun, for at most %.0f s", (double)s->grace);
+}
+
 static pr_status run_server(serve *s, const pr_args *args) {
     pr_status st = load_settings(s);
     if (!st && s->grace < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--grace: seconds cannot be negative");
@@ -163,7 +196,7 @@ static pr_status run_server(serve *s, const pr_args *args) {
     if (!st) st = preload(s, args);
     if (st) return st;
     print_greeting(s);
-    while (!*pr__interrupt()) nanosleep(&(struct timespec){0, TICK_NS}, NULL);
+    live(s);
     printf("precis finishes what it has begun, for at most %.0f s; once more ends it at once\n", (double)s->grace);
     fflush(stdout);
     pr_api_stop(s->api, (double)s->grace);
@@ -174,6 +207,7 @@ static pr_status run_server(serve *s, const pr_args *args) {
 
 static int serve_models(serve *s, const pr_args *args) {
     pr_log_set(on_log, NULL, s->quiet ? PR_LOG_WARN : PR_LOG_INFO);
+    pr__hangup_asks();
     pr_status st = run_server(s, args);
     pr_api_close(s->api);
     pr__runfile_remove(s->runfile);

@@ -9,7 +9,7 @@
  * processes may raise it at any time), but `precis list | head -1` ends as
  * every other program does, quietly.
  *
- * The flag is the one piece of global state in cmd/: a signal handler has no
+ * The flags are the one piece of global state in cmd/: a signal handler has no
  * other place to write to.
  */
 #include "cmd/term.h"
@@ -25,6 +25,7 @@
 
 static volatile int interrupted;
 static volatile int keep_running;
+static volatile sig_atomic_t hung_up;
 
 bool pr__term_is(int fd) { return isatty(fd) == 1; }
 
@@ -57,6 +58,23 @@ void pr__signals_install(void) {
     if (!ignored) sigaction(SIGHUP, &interrupt, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file over the size limit is a failed write too */
+}
+
+static void on_hangup(int signal_number) {
+    (void)signal_number;
+    hung_up = 1;
+}
+
+void pr__hangup_asks(void) {
+    struct sigaction hangup = {.sa_handler = on_hangup};
+    sigemptyset(&hangup.sa_mask);
+    if (!pr__term_is(STDIN_FILENO)) sigaction(SIGHUP, &hangup, NULL);
+}
+
+bool pr__hangup_take(void) {
+    bool came = hung_up;
+    if (came) hung_up = 0;
+    return came;
 }
 
 const volatile int *pr__interrupt(void) { return &interrupted; }

@@ -25,6 +25,10 @@ bool pr__term_utf8(void);
 void pr__signals_install(void);
 const volatile int *pr__interrupt(void); /* the signal, after one */
 void pr__interrupt_clear(void);
+/* From now on SIGHUP is not an end but a request, as for any daemon: unless standard input is a terminal, which it means
+ * to have lost then. */
+void pr__hangup_asks(void);
+bool pr__hangup_take(void);         /* one came since the last call */
 void pr__interrupt_keep(bool keep); /* interactive: no number of Ctrl-C ends the program */
 
 /* Print "precis: text" on stderr, once, and give the exit code: 2 for PR_ERR_ARG, else 1. */

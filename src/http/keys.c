@@ -5,7 +5,8 @@
  * stop at the first difference: how long a refusal takes says nothing about how close the guess was. A salt would add
  * nothing, since keys are random and long, not passwords.
  *
- * Limits live with the key. There are few keys and a decision takes nanoseconds, so one lock for all is enough.
+ * Limits live with the key. There are few keys and a decision takes nanoseconds, so one lock for all is enough. A reload
+ * goes by names: a key that stays keeps its count of requests and its bucket, one that goes opens nothing any more.
  */
 #include "http/keys.h"
 
@@ -26,15 +27,16 @@ struct pr_key {
     pr_keys *keys;
     char name[NAME_BYTES];
     unsigned char hash[SHA256_DIGEST_LENGTH];
+    bool gone;                /* by a reload */
     uint32_t rpm, concurrent; /* 0: no limit */
     uint32_t running;
     double tokens, filled_at; /* the bucket as it was at that time; filled_at < 0: never used, full */
 };
 
 struct pr_keys {
-    pthread_mutex_t lock; /* running, tokens, filled_at of every key */
+    pthread_mutex_t lock; /* everything but names, which never change */
     size_t n;
-    pr_key *all;
+    pr_key **all; /* keys that a reload took away stay until the end: requests may hold them */
 };
 
 /* ---- the file ---- */
@@ -78,16 +80,25 @@ static pr_status parse_key(char *const *words, size_t n, pr_key *key, const char
     return PR_OK;
 }
 
+/* Room for one more. */
+static pr_status grow(pr_keys *keys, size_t more, pr_err *err) {
+    pr_key **all = pr_realloc_array(PR_TAG_HTTP, keys->all, keys->n + more, sizeof *all);
+    if (!all) return pr_fail_nomem(err, "API keys", (keys->n + more) * sizeof *all);
+    keys->all = all;
+    return PR_OK;
+}
+
 static pr_status add_key(pr_keys *keys, const pr_key *key, const char *where, pr_err *err) {
     for (size_t i = 0; i < keys->n; i++) {
-        if (strcmp(keys->all[i].name, key->name) == 0 || memcmp(keys->all[i].hash, key->hash, sizeof key->hash) == 0) {
+        if (strcmp(keys->all[i]->name, key->name) == 0 || memcmp(keys->all[i]->hash, key->hash, sizeof key->hash) == 0)
             return pr_fail(err, PR_ERR_FORMAT, "%s: key \"%s\" is there twice", where, key->name);
-        }
     }
-    pr_key *all = pr_realloc_array(PR_TAG_HTTP, keys->all, keys->n + 1, sizeof *all);
-    if (!all) return pr_fail_nomem(err, "API keys", (keys->n + 1) * sizeof *all);
-    all[keys->n++] = *key;
-    keys->all = all;
+    pr_status status = grow(keys, 1, err);
+    if (status) return status;
+    pr_key *own = pr_calloc(PR_TAG_HTTP, 1, sizeof *own);
+    if (!own) return pr_fail_nomem(err, "an API key", sizeof *own);
+    *own = *key;
+    keys->all[keys->n++] = own;
     return PR_OK;
 }
 
@@ -147,11 +158,57 @@ pr_status pr_keys_load(const char *path, pr_keys **out, pr_err *err) {
 void pr_keys_close(pr_keys *keys) {
     if (!keys) return;
     pthread_mutex_destroy(&keys->lock);
+    for (size_t i = 0; i < keys->n; i++) pr_free(keys->all[i]);
     pr_free(keys->all);
     pr_free(keys);
 }
 
-size_t pr_keys_count(const pr_keys *keys) { return keys->n; }
+static pr_key *find_name(const pr_keys *keys, const char *name) {
+    for (size_t i = 0; i < keys->n; i++)
+        if (strcmp(keys->all[i]->name, name) == 0) return keys->all[i];
+    return NULL;
+}
+
+/* What `from` has becomes what `keys` has; there is room for it. */
+static void take_over(pr_keys *keys, pr_keys *from) {
+    size_t before = keys->n, kept = 0;
+    for (size_t i = 0; i < before; i++) keys->all[i]->gone = true;
+    for (size_t i = 0; i < from->n; i++) {
+        pr_key *fresh = from->all[i], *old = find_name(keys, fresh->name);
+        if (!old) {
+            fresh->keys = keys;
+            keys->all[keys->n++] = fresh;
+            continue;
+        }
+        memcpy(old->hash, fresh->hash, sizeof old->hash);
+        if (!old->rpm) old->filled_at = -1; /* its first bucket is full */
+        old->rpm = fresh->rpm;
+        old->concurrent = fresh->concurrent;
+        old->gone = false;
+        from->all[kept++] = fresh;
+    }
+    from->n = kept;
+}
+
+pr_status pr_keys_reload(pr_keys *keys, const char *path, pr_err *err) {
+    pr_keys *from;
+    pr_status status = pr_keys_load(path, &from, err);
+    if (status) return status;
+    pthread_mutex_lock(&keys->lock);
+    status = grow(keys, from->n, err);
+    if (!status) take_over(keys, from);
+    pthread_mutex_unlock(&keys->lock);
+    pr_keys_close(from);
+    return status;
+}
+
+size_t pr_keys_count(pr_keys *keys) {
+    size_t n = 0;
+    pthread_mutex_lock(&keys->lock);
+    for (size_t i = 0; i < keys->n; i++) n += !keys->all[i]->gone;
+    pthread_mutex_unlock(&keys->lock);
+    return n;
+}
 
 /* ---- asking ---- */
 
@@ -159,9 +216,12 @@ pr_key *pr_keys_find(pr_keys *keys, const char *token, size_t len) {
     unsigned char hash[SHA256_DIGEST_LENGTH];
     pr_key *found = NULL;
     if (!SHA256((const unsigned char *)token, len, hash)) return NULL;
+    pthread_mutex_lock(&keys->lock);
     for (size_t i = 0; i < keys->n; i++) {
-        if (CRYPTO_memcmp(hash, keys->all[i].hash, sizeof hash) == 0) found = &keys->all[i];
+        bool same = CRYPTO_memcmp(hash, keys->all[i]->hash, sizeof hash) == 0;
+        if (same && !keys->all[i]->gone) found = keys->all[i];
     }
+    pthread_mutex_unlock(&keys->lock);
     return found;
 }
 

@@ -21,7 +21,11 @@ typedef struct pr_key pr_key; /* owned by its pr_keys */
 pr_status pr_keys_parse(const char *text, size_t len, const char *what, pr_keys **out, pr_err *err);
 pr_status pr_keys_load(const char *path, pr_keys **out, pr_err *err);
 void pr_keys_close(pr_keys *keys);
-size_t pr_keys_count(const pr_keys *keys);
+size_t pr_keys_count(pr_keys *keys);
+
+/* Read the file again: keys that are new in it open from now on, keys that are not in it any more do not, what runs goes
+ * on. On an error everything stays as it was. */
+pr_status pr_keys_reload(pr_keys *keys, const char *path, pr_err *err);
 
 /* The key whose secret this is, or NULL. Hashes the token and compares it with every entry, all in constant time. */
 pr_key *pr_keys_find(pr_keys *keys, const char *token, size_t len);

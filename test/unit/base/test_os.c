@@ -239,6 +239,8 @@ static void v2_takes_the_smallest_of_all_ancestors(void **state) {
     assert_int_equal(pr_memory_limit(), 1073741824);
     assert_true(pr_cpu_quota() == 1.5);
     assert_true(pr_cpu_allowed() <= 2);
+    put("/sys/fs/cgroup/app.slice/precis.service/memory.high", "1000000000\n");
+    assert_int_equal(pr_memory_limit(), 1000000000);
     put("/sys/fs/cgroup/app.slice/precis.service/memory.max", "536870912\n");
     put("/sys/fs/cgroup/app.slice/cpu.max", "50000 100000\n");
     assert_int_equal(pr_memory_limit(), 536870912);

@@ -114,6 +114,49 @@ static void loads_a_file(void **state) {
     unlink(path);
 }
 
+static void write_file(const char *path, const char *text) {
+    FILE *f = fopen(path, "w");
+    assert_non_null(f);
+    assert_true(fputs(text, f) >= 0);
+    fclose(f);
+}
+
+static void a_reload_goes_by_names(void **state) {
+    (void)state;
+    char path[] = "/tmp/precis-keys-XXXXXX";
+    close(mkstemp(path));
+    pr_keys *keys = parse("alice " FIRST " concurrent=1\nbob " SECOND);
+    pr_key *alice = pr_keys_find(keys, "open-sesame", 11), *bob = pr_keys_find(keys, "second", 6);
+    uint32_t after;
+    assert_true(pr_key_admit(alice, 1, &after));
+    assert_true(pr_key_admit(bob, 1, &after));
+
+    write_file(path, "alice " SECOND " concurrent=2\ncarol " FIRST " rpm=1\n");
+    assert_int_equal(pr_keys_reload(keys, path, NULL), PR_OK);
+    assert_int_equal(pr_keys_count(keys), 2);
+    assert_ptr_equal(pr_keys_find(keys, "second", 6), alice); /* another secret, the same key */
+    pr_key *carol = pr_keys_find(keys, "open-sesame", 11);
+    assert_string_equal(pr_key_name(carol), "carol");
+    assert_true(pr_key_admit(alice, 1, &after));
+    assert_false(pr_key_admit(alice, 1, &after)); /* what ran before counts */
+    assert_true(pr_key_admit(carol, 1, &after));
+    assert_false(pr_key_admit(carol, 1, &after));
+    pr_key_release(bob); /* he is gone, his request was not */
+
+    static const char *const bad[] = {"", "alice nonsense\n", "alice " FIRST "\nalice " SECOND "\n"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        write_file(path, bad[i]);
+        assert_int_equal(pr_keys_reload(keys, path, NULL), PR_ERR_FORMAT);
+        assert_ptr_equal(pr_keys_find(keys, "second", 6), alice);
+    }
+    write_file(path, "bob " FIRST "\n");
+    assert_int_equal(pr_keys_reload(keys, path, NULL), PR_OK);
+    assert_ptr_equal(pr_keys_find(keys, "open-sesame", 11), bob); /* back again */
+    assert_null(pr_keys_find(keys, "second", 6));
+    pr_keys_close(keys);
+    unlink(path);
+}
+
 static void every_allocation_may_fail(void **state) {
     (void)state;
     size_t held = pr_mem_total();
@@ -138,6 +181,7 @@ int main(void) {
         cmocka_unit_test(limits_requests_at_a_time),
         cmocka_unit_test(bad_files_are_refused_by_line),
         cmocka_unit_test(loads_a_file),
+        cmocka_unit_test(a_reload_goes_by_names),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests_name("keys", tests, NULL, NULL);
