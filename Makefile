@@ -96,7 +96,7 @@ FUZZERS   := $(FUZ_SRC:fuzz/%.c=$(B)/fuzz/%)
 
 # ---- targets ----
 
-.PHONY: all programs tests test bench fuzz tidy format install clean help
+.PHONY: all programs tests test bench fuzz tidy format clean help
 .DELETE_ON_ERROR:
 .SECONDARY:
 
@@ -122,17 +122,6 @@ tidy:
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
 
-install: all
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include $(DESTDIR)$(PREFIX)/lib/pkgconfig
-	install -m 644 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/libprecis.a
-	@printf '%s\n' 'Name: precis' 'Description: language models on the machine at hand' 'Version: $(VERSION)' \
-	    'Requires: $(LIBS)' 'Cflags: -I$(PREFIX)/include' 'Libs: -L$(PREFIX)/lib -lprecis -pthread -lm' \
-	    > $(DESTDIR)$(PREFIX)/lib/pkgconfig/precis.pc
-	$(if $(PROGRAM),install -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/precis)
-	install -m 644 include/precis.h $(DESTDIR)$(PREFIX)/include/precis.h
-	$(if $(wildcard docs/precis.1),install -d $(DESTDIR)$(PREFIX)/share/man/man1)
-	$(if $(wildcard docs/precis.1),install -m 644 docs/precis.1 $(DESTDIR)$(PREFIX)/share/man/man1/precis.1)
-
 clean:
 	rm -rf build
 
@@ -145,8 +134,11 @@ help:
 	@echo '  fuzz     build the fuzz targets (clang)'
 	@echo '  tidy     check the rules of the house, clang-format, clang-tidy'
 	@echo '  format   run clang-format over every C file'
-	@echo '  install  program, library, header, man page (PREFIX=$(PREFIX), DESTDIR)'
+	@echo '  install  program, unit, settings, manual, library (PREFIX=$(PREFIX), DESTDIR; install-program, install-library)'
+	@echo '  uninstall  what install put there'
 	@echo '  clean    remove build/'
+
+include packaging/install.mk
 
 # ---- rules ----
 
