@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "api/caches.h"
 #include "api/context.h"
 #include "base/os.h"
 
@@ -130,6 +131,7 @@ static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
     if ((st = split_origins(api, err))) return st;
     if (api->settings.api_keys_file[0] && (st = pr_keys_load(api->settings.api_keys_file, &api->keys, err))) return st;
     if ((st = pr_timeline_open(PR__TIMELINE_ENTRIES, &api->timeline, err))) return st;
+    if ((st = pr__caches_open(api, err))) return st;
     if ((st = open_registry(api, opts, err))) return st;
     if ((st = open_sched(api, opts, err))) return st;
     if ((st = pr__warden_open(api, err))) return st;
@@ -227,6 +229,7 @@ void pr_api_close(pr_api *api) {
     pr_sched_close(api->sched);
     api->sched = NULL;
     pr_registry_close(api->registry);
+    pr__caches_close(api);
     pr_timeline_close(api->timeline);
     pr_monitor_close(api->monitor);
     pr_keys_close(api->keys);

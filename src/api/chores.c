@@ -11,6 +11,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "api/caches.h"
 #include "api/context.h"
 #include "api/write.h"
 #include "base/os.h"
@@ -103,10 +104,11 @@ static void clear_caches(pr_api *api) {
         pthread_mutex_unlock(&api->lock);
         if (!req) return;
         pr_sched_drop_prefixes(api->sched);
+        pr__caches_clear(api);
         uint32_t n = pr_registry_sweep(api->registry, true);
         malloc_trim(0);
         pr_str_printf(&out,
-                      "{\"status\":\"success\",\"message\":\"prefixes dropped, %u idle model%s closed\","
+                      "{\"status\":\"success\",\"message\":\"answers and prefixes dropped, %u idle model%s closed\","
                       "\"models_closed\":%u}",
                       n, n == 1 ? "" : "s", n);
         pr__api_reply(req, &out);
@@ -140,7 +142,11 @@ static void look_at_memory(pr_api *api, pr_guard *guard) {
     if (d.started || d.ended)
         pr_log(d.started ? PR_LOG_WARN : PR_LOG_INFO, "{\"event\":\"memory\",\"used\":%.3f,\"reason\":\"%s\"}",
                sample.used, d.reason);
-    if (d.due & PR_GUARD_CLEAR_CACHES) pr_sched_drop_prefixes(api->sched);
+    if (d.due & PR_GUARD_CLEAR_CACHES) {
+        pr_sched_drop_prefixes(api->sched);
+        pr__caches_clear(api);
+    }
+    pr__caches_sweep(api);
     if (d.due & PR_GUARD_EMERGENCY) {
         move_all(api, true);
         pr_registry_sweep(api->registry, true);

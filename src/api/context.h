@@ -12,6 +12,7 @@
 #include "api/api.h"
 #include "base/log.h"
 #include "base/str.h"
+#include "cache/cache.h"
 #include "governor/guard.h"
 #include "http/server.h"
 #include "sched/sched.h"
@@ -37,6 +38,7 @@ struct pr_api {
     pr_keys *keys;
     pr_registry *registry;
     pr_sched *sched;
+    pr_cache *responses, *recent; /* caches.h */
     pr_http_server *http;
     pr_http_route routes[PR__ROUTES_MAX];
     size_t n_routes;

@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 
+#include "api/caches.h"
 #include "api/generate.h"
 #include "api/handlers.h"
 #include "api/write.h"
@@ -34,6 +35,7 @@ void pr__performance(pr_http_req *req, void *arg) {
     pr_write_u64(&out, "generated_tokens", stats.tokens_generated);
     pr_write_u64(&out, "cached_tokens", stats.tokens_cached);
     pr_write_f64(&out, "tokens_per_second", stats.tokens_per_second);
+    pr__caches_write(&out, api);
     pr_str_puts(&out, "}");
     pr__api_reply(req, &out);
 }

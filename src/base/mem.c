@@ -55,6 +55,7 @@ const char *pr_tag_name(pr_tag tag) {
     case PR_TAG_FILE: return "file";
     case PR_TAG_JSON: return "json";
     case PR_TAG_HTTP: return "http";
+    case PR_TAG_CACHE: return "cache";
     case PR_TAG_COUNT: break;
     }
     return "unknown";

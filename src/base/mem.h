@@ -25,7 +25,8 @@ typedef enum pr_tag {
     PR_TAG_SESSION,
     PR_TAG_FILE, /* file metadata, read buffers */
     PR_TAG_JSON,
-    PR_TAG_HTTP, /* requests: bodies, streams, what is known of a connection */
+    PR_TAG_HTTP,  /* requests: bodies, streams, what is known of a connection */
+    PR_TAG_CACHE, /* answers kept for who asks again */
     PR_TAG_COUNT
 } pr_tag;
 

@@ -14,7 +14,7 @@
 
 #include "governor/policy.h"
 
-enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 21 };
+enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 26 };
 
 typedef enum pr_setting_origin { PR_FROM_DEFAULT, PR_FROM_FILE, PR_FROM_ENVIRONMENT, PR_FROM_FLAG } pr_setting_origin;
 const char *pr_setting_origin_name(pr_setting_origin origin); /* "default", "file", "environment", "flag" */
@@ -33,6 +33,11 @@ typedef struct pr_settings {
     uint32_t num_parallel;
     uint32_t context_length;
     pr_kv_type kv_cache_type;
+    uint64_t response_cache_mb;      /* decimal megabytes of kept answers; 0: none */
+    uint32_t response_cache_entries; /* 0: none */
+    double response_cache_ttl_seconds;
+    uint32_t recent_cache; /* requests whose answers are kept whatever they asked for; 0: none */
+    double recent_cache_ttl_seconds;
     char api_keys_file[PR_SETTING_TEXT]; /* "": none */
     char origins[PR_SETTING_TEXT];       /* allowed by CORS, with commas; "": none */
     char config[PR_SETTING_TEXT];        /* the file that was read; "": none. Not by file itself. */

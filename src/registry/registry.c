@@ -52,6 +52,9 @@ struct pr_registry {
     pthread_cond_t changed;
     pr_model *models;
     uint32_t n_short; /* loads that wait for models to drain */
+    struct {
+        uint64_t hits, loads, evicted, idle, cleared;
+    } counts;
 };
 
 static size_t bound_of(size_t bytes_max) { return bytes_max ? bytes_max : (size_t)(pr_memory_limit() / 2); }
@@ -163,7 +166,8 @@ static pr_model *oldest(const pr_registry *r, bool held) {
 }
 
 /* Close a model that nobody holds. Leaves the lock meanwhile. */
-static void evict(pr_registry *r, pr_model *m, const char *why) {
+static void evict(pr_registry *r, pr_model *m, const char *why, uint64_t *count) {
+    ++*count;
     size_t bytes = bytes_of(m);
     m->state = PR_MODEL_CLOSING;
     m->bytes_claimed = bytes;
@@ -267,7 +271,7 @@ static pr_status make_room(pr_registry *r, pr_model *m, need *n, const atomic_in
         bool tight = room < n->fixed + n->most || !machine_has(r, n);
         pr_model *victim = tight ? oldest(r, false) : NULL;
         if (victim) {
-            evict(r, victim, "evicted");
+            evict(r, victim, "evicted", &r->counts.evicted);
             if (r->opts.monitor) pr_monitor_sample(r->opts.monitor, &n->machine);
             continue;
         }
@@ -369,6 +373,7 @@ static pr_status load_new(pr_registry *r, const char *name, const char *path, co
     if (!m) return pr_fail_nomem(err, "registry entry", sizeof *m);
     load(r, m, cancel);
     if (!m->failed) {
+        r->counts.loads++;
         *out = hold(m);
         return PR_OK;
     }
@@ -387,6 +392,7 @@ static pr_status acquire_path(pr_registry *r, const char *name, const char *path
         if (!m) return load_new(r, name, path, cancel, out, err);
         if (is_open(m)) {
             add_name(m, name);
+            r->counts.hits++;
             *out = hold(m);
             return PR_OK;
         }
@@ -413,6 +419,7 @@ bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out)
     pthread_mutex_lock(&r->lock);
     pr_model *m = find_name(r, name);
     *out = m && is_open(m) ? hold(m) : NULL;
+    r->counts.hits += *out != NULL;
     pthread_mutex_unlock(&r->lock);
     return *out != NULL;
 }
@@ -470,7 +477,7 @@ uint32_t pr_registry_sweep(pr_registry *r, bool all) {
             m = m->next;
             continue;
         }
-        evict(r, m, all ? "cleared" : "idle");
+        evict(r, m, all ? "cleared" : "idle", all ? &r->counts.cleared : &r->counts.idle);
         m = r->models; /* the list may have changed meanwhile */
         n++;
     }
@@ -542,4 +549,19 @@ size_t pr_registry_bytes_max(const pr_registry *r) {
     size_t bytes = r->opts.bytes_max;
     pthread_mutex_unlock(&own->lock);
     return bytes;
+}
+
+void pr_registry_stats_get(pr_registry *r, pr_registry_stats *out) {
+    pthread_mutex_lock(&r->lock);
+    *out = (pr_registry_stats){
+        .hits = r->counts.hits,
+        .loads = r->counts.loads,
+        .evicted = r->counts.evicted,
+        .idle = r->counts.idle,
+        .cleared = r->counts.cleared,
+        .bytes = bytes_used(r),
+        .bytes_max = r->opts.bytes_max,
+    };
+    for (const pr_model *m = r->models; m; m = m->next) out->models += !m->failed;
+    pthread_mutex_unlock(&r->lock);
 }

@@ -82,6 +82,14 @@ typedef struct pr_model_info {
 /* Fill out[max], most recently used first; returns how many models there are. */
 size_t pr_registry_list(const pr_registry *r, pr_model_info *out, size_t max);
 size_t pr_registry_bytes(const pr_registry *r);
+
+typedef struct pr_registry_stats {
+    uint64_t hits, loads;            /* acquired while resident; loaded */
+    uint64_t evicted, idle, cleared; /* closed: for room, after keep-alive, because everything was */
+    uint32_t models;
+    size_t bytes, bytes_max;
+} pr_registry_stats;
+void pr_registry_stats_get(pr_registry *r, pr_registry_stats *out);
 size_t pr_registry_bytes_max(const pr_registry *r);
 
 #endif

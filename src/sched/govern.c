@@ -17,7 +17,7 @@ pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model) {
     pr__lane *l = s->lanes;
     while (l && l->model != model) l = l->next;
     if (l) return l;
-    l = pr__lane_new(model);
+    l = pr__lane_new(model, &s->prefix);
     if (!l) return NULL;
     l->next = s->lanes;
     s->lanes = l;
@@ -260,12 +260,14 @@ void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out) {
         .tokens_generated = s->tokens_generated,
         .tokens_cached = s->tokens_cached,
         .steps = s->n_steps,
+        .prefix = s->prefix,
         .tokens_per_second = (double)tokens / PR__RATE_SECONDS,
     };
     for (const pr__lane *l = s->lanes; l; l = l->next) {
         out->n_running += l->running.n;
         for (const pr__job *j = l->running.first; j; j = j->link) out->n_parked += j->parked_at != 0;
         out->prefix_bytes += pr__prefix_bytes(l);
+        out->n_prefixes += l->n_prefixes;
         out->kv_bytes += l->pages_used * pr_engine_page_bytes(l->engine);
         out->kv_bytes_max += pr_engine_pages_max(l->engine) * pr_engine_page_bytes(l->engine);
     }

@@ -14,10 +14,11 @@
 
 enum { SESSIONS_MAX = 256 };
 
-pr__lane *pr__lane_new(const pr_model *model) {
+pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
     pr__lane *lane = pr_calloc(PR_TAG_SESSION, 1, sizeof *lane);
     if (!lane) return NULL;
     lane->model = model;
+    lane->counts = counts;
     lane->engine = pr_model_engine(model);
     lane->name = pr_strdup(PR_TAG_SESSION, pr_model_name(model));
     pr_engine_describe(lane->engine, &lane->info);

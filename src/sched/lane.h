@@ -42,6 +42,7 @@ typedef struct pr__lane {
     pr__prefix *prefixes;
     uint32_t n_prefixes;
     uint64_t prefix_clock;
+    pr_prefix_counts *counts; /* of all lanes */
     /* Governing: */
     pr_gov_clock clock;
     uint32_t requests;   /* when it was last decided */
@@ -65,8 +66,8 @@ typedef struct pr__lane {
     struct pr__lane *next;
 } pr__lane;
 
-pr__lane *pr__lane_new(const pr_model *model); /* NULL: out of memory */
-void pr__lane_free(pr__lane *lane);            /* no jobs run */
+pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts); /* NULL: out of memory */
+void pr__lane_free(pr__lane *lane);                                      /* no jobs run */
 
 /* ---- pages and prefixes (prefix.c) ---- */
 

@@ -27,12 +27,14 @@ static bool drop_oldest(pr__lane *lane, const pr__prefix *spared) {
     pr__prefix **oldest = NULL;
     for (pr__prefix **at = &lane->prefixes; *at; at = &(*at)->next)
         if (*at != spared && (!oldest || (*at)->used < (*oldest)->used)) oldest = at;
-    if (oldest) drop(lane, oldest);
-    return oldest != NULL;
+    if (!oldest) return false;
+    drop(lane, oldest);
+    lane->counts->evicted++;
+    return true;
 }
 
 void pr__prefix_drop_all(pr__lane *lane) {
-    while (lane->prefixes) drop(lane, &lane->prefixes);
+    for (; lane->prefixes; lane->counts->dropped++) drop(lane, &lane->prefixes);
 }
 
 static uint32_t common(const pr_session *s, const pr__job *job) {
@@ -78,6 +80,7 @@ void pr__prefix_keep(pr__lane *lane, pr__job *job) {
     *p = (pr__prefix){s, job->key, ++lane->prefix_clock, lane->prefixes};
     job->key->n_prefixes++;
     lane->prefixes = p;
+    lane->counts->kept++;
     if (++lane->n_prefixes > KEEP_MAX) drop_oldest(lane, NULL);
 }
 

@@ -382,6 +382,8 @@ static void start(pr_sched *s, pr__lane *lane, pr__job *j, pr__prefix *prefix, u
     j->done.queue_seconds = j->admitted_at - j->queued_at - j->done.load_seconds;
     j->state = PR__JOB_RUNNING;
     s->tokens_cached += j->done.n_cached;
+    if (j->done.n_cached) s->prefix.hits++;
+    else s->prefix.misses++;
 }
 
 static void admit_one(pr_sched *s, pr__lane *lane, pr__job *j) {

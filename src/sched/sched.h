@@ -109,6 +109,11 @@ pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);
 /* For the registry's `closing`: the model is about to be closed; forgets what is kept for it. */
 void pr_sched_model_closing(pr_sched *s, const pr_model *model);
 
+typedef struct pr_prefix_counts {
+    uint64_t hits, misses;           /* requests that began with a kept prefix, or without */
+    uint64_t kept, evicted, dropped; /* evicted: for room; dropped: for memory, by hand, or with their model */
+} pr_prefix_counts;
+
 typedef struct pr_sched_stats {
     uint32_t n_queued, n_running, n_parked;
     uint64_t n_done, n_failed, n_cancelled;
@@ -116,6 +121,8 @@ typedef struct pr_sched_stats {
     uint64_t steps;
     double tokens_per_second; /* over the last ten seconds */
     size_t prefix_bytes;      /* KV pages kept for reuse */
+    uint32_t n_prefixes;
+    pr_prefix_counts prefix;
     size_t kv_bytes, kv_bytes_max;
 } pr_sched_stats;
 void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out);

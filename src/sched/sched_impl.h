@@ -44,6 +44,7 @@ struct pr_sched {
     uint32_t n_news;
     /* Counts: */
     uint64_t n_done, n_failed, n_cancelled, tokens_prompt, tokens_generated, tokens_cached, n_steps;
+    pr_prefix_counts prefix;
     uint32_t rate[PR__RATE_SECONDS]; /* tokens of each of the last seconds */
     uint64_t rate_second;            /* the one that is being counted */
 };
