@@ -6,8 +6,8 @@
  * says is copied out of the library's buffers at the first call, since its holders may outlive the connection.
  *
  * All that can be refused is refused at the first call, before a body is taken: malformed framing, strangers, over the limit.
- * A small body that nobody wants is still read and dropped, since closing a socket with unread bytes resets it and may take
- * the refusal with it.
+ * A small body that nobody wants is still read and dropped, and the connection goes on; with a large one it is closed, and
+ * lingers (linger.c).
  *
  * The layout guard. libmicrohttpd 0.9.75 hands out terminated strings, so a NUL inside a header hides what follows it, a
  * folded line or one without a name changes what the next ones mean, and none of that can be seen in the strings. But they
@@ -24,7 +24,11 @@
 #include "base/str.h"
 #include "http/server_impl.h"
 
-enum { DROP_BYTES_MAX = 1 << 20, BODY_FIRST = 4096 };
+enum {
+    DROP_BYTES_MAX = 1 << 20,   /* of a refused body, so that the connection lives on */
+    DROP_CHUNKS_MAX = 16 << 20, /* of one without a length: the library cannot answer before its end */
+    BODY_FIRST = 4096
+};
 
 /* While reading, nothing more is to be waited for once the peer has closed its side. */
 static void set_deadline(pr_http_server *s, pr__conn *c, bool reading, double at) {
@@ -107,10 +111,12 @@ static enum MHD_Result copy_field(void *cls, enum MHD_ValueKind kind, const char
 }
 
 /* Is every byte of the request's head accounted for? See the top of this file. */
-static bool layout_ok(const survey *v, const pr__conn *c, const char *method, const char *version) {
+static bool layout_ok(const survey *v, struct MHD_Connection *con, const pr__conn *c, const char *method,
+                      const char *version) {
     static const char ends[4]; /* CR LF CR LF, as the library leaves them */
+    const union MHD_ConnectionInfo *head = MHD_get_connection_info(con, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
     return !v->gap && method + strlen(method) + 1 == c->target_at && c->target_at + c->target_len + 1 == version &&
-           memcmp(v->end, ends, sizeof ends) == 0;
+           head && v->end + sizeof ends == method + head->header_size && memcmp(v->end, ends, sizeof ends) == 0;
 }
 
 /* Copy method, target and fields into one block. false: out of memory. */
@@ -158,12 +164,15 @@ static bool refuse(pr_http_req *req, bool closes, unsigned status, const char *c
 }
 
 /* Well formed, and within limits? */
-static bool check_head(pr_http_req *req, const survey *v, const char *method, const char *version) {
+static bool check_head(pr_http_req *req, struct MHD_Connection *con, const survey *v, const char *method,
+                       const char *version) {
     const pr_http_opts *o = &req->server->opts;
     const pr__conn *c = req->conn;
     const char *why = pr_http_guard_method(method);
     if (!why) why = pr_http_guard_target(c->target, c->target_len);
-    if (!why && req->server->exact_layout && !layout_ok(v, c, method, version)) why = "the head is not lines of text";
+    if (!why && req->server->exact_layout && !layout_ok(v, con, c, method, version)) {
+        why = "the head is not lines of text";
+    }
     if (!why) why = pr_http_guard_fields(req->fields, req->n_fields, strcmp(version, "HTTP/1.1") == 0, &req->framing);
     if (!why && v->n > o->headers_max) why = "too many headers";
     if (why) return refuse(req, true, 400, "malformed_request", 0, "malformed request: %s", why);
@@ -388,7 +397,7 @@ static enum MHD_Result queue(pr_http_req *req, struct MHD_Connection *con) {
 /* The first call: decide whether the body is wanted. */
 static enum MHD_Result begin(pr_http_req *req, struct MHD_Connection *con, const survey *v, const char *method,
                              const char *version) {
-    bool wanted = check_head(req, v, method, version);
+    bool wanted = check_head(req, con, v, method, version);
     if (wanted && atomic_load(&req->server->draining)) {
         wanted = refuse(req, true, 503, "stopping", 5, "the server is stopping");
     }
@@ -411,7 +420,7 @@ static enum MHD_Result take_body(pr_http_req *req, const char *data, size_t len)
     }
     if (req->discards) {
         req->dropped += len;
-        if (req->dropped > DROP_BYTES_MAX) return MHD_NO;
+        if (req->dropped > DROP_CHUNKS_MAX) return MHD_NO;
     } else {
         memcpy(req->body + req->body_len, data, len);
         req->body_len += len;

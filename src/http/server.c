@@ -151,6 +151,7 @@ static void end_conn(pr_http_server *s, void **context) {
     pthread_mutex_lock(&s->lock);
     struct epoll_event none = {0};
     (void)epoll_ctl(s->watch_fd, EPOLL_CTL_DEL, c->fd, &none);
+    pr__linger_begin(s, c);
     pr_free(c->target);
     *c = (pr__conn){.generation = c->generation, .fd = -1};
     s->n_used--;
@@ -179,7 +180,11 @@ static uint32_t note_events(pr_http_server *s, const struct epoll_event *events,
     pthread_mutex_lock(&s->lock);
     for (int i = 0; i < n_events; i++) {
         uint32_t slot = (uint32_t)events[i].data.u64, generation = (uint32_t)(events[i].data.u64 >> 32);
-        if (events[i].data.u64 == WAKE_EVENT || slot >= s->n_conns) continue;
+        if (events[i].data.u64 == WAKE_EVENT) continue;
+        if (slot >= s->n_conns) {
+            pr__linger_event(s, slot, generation);
+            continue;
+        }
         pr__conn *c = &s->conns[slot];
         if (!c->used || c->generation != generation || atomic_exchange(&c->hung_up, true)) continue;
         if (c->reading) c->deadline = now + PR__HUNG_UP_SECONDS; /* what it sent is here already */
@@ -198,10 +203,12 @@ static uint32_t note_tick(pr_http_server *s, double now) {
         if (c->deadline > 0 && now > c->deadline) {
             pr_log(PR_LOG_DEBUG, "http: %s was too slow and is cut", c->peer);
             shutdown(c->fd, SHUT_RDWR);
+            c->cut = true;
             c->deadline = 0;
         }
         n = note_due(s, c, n);
     }
+    pr__linger_tick(s, now);
     pthread_mutex_unlock(&s->lock);
     return n;
 }
@@ -216,9 +223,9 @@ static void look_at_due(pr_http_server *s, uint32_t n, double now) {
 
 static int watch_wait_ms(pr_http_server *s, double next, double now) {
     pthread_mutex_lock(&s->lock);
-    uint32_t n_used = s->n_used;
+    bool busy = s->n_used || s->n_lingering;
     pthread_mutex_unlock(&s->lock);
-    return n_used ? (int)ceil(fmax(0, next - now) * 1e3) : -1;
+    return busy ? (int)ceil(fmax(0, next - now) * 1e3) : -1;
 }
 
 static void *watch_main(void *arg) {
@@ -309,7 +316,7 @@ pr_status pr_http_open(const pr_http_opts *opts, pr_http_server **out, pr_err *e
     s->conns = pr_calloc(PR_TAG_HTTP, s->n_conns, sizeof *s->conns);
     s->due = pr_calloc(PR_TAG_HTTP, s->n_conns, sizeof(pr_http_req *));
     pr_status status = open_sync(s, err);
-    if (!status && (!s->conns || !s->due)) {
+    if (!status && (!s->conns || !s->due || !pr__linger_open(s))) {
         status = pr_fail_nomem(err, "HTTP connections", s->n_conns * sizeof *s->conns);
     }
     if (!status) status = open_socket(s, err);
@@ -390,6 +397,7 @@ void pr_http_close(pr_http_server *s) {
     if (s->listen_fd >= 0) close(s->listen_fd);
     if (s->watch_fd >= 0) close(s->watch_fd);
     if (s->wake_fd >= 0) close(s->wake_fd);
+    pr__linger_close(s);
     if (s->synced) {
         pthread_mutex_destroy(&s->lock);
         pthread_cond_destroy(&s->idle);

@@ -1,5 +1,5 @@
 /*
- * What the files of the server share: connections, requests and who locks what.
+ * What the files of the server share: connections, requests, what lingers, and who locks what.
  *
  * Locks, in this order: server.lock, then req.lock, then the library's own (taken inside suspend and resume). No callback of
  * a user and nothing of the library that calls back runs under any of them.
@@ -18,7 +18,7 @@
 /* A connection whose peer sends no more is cut after this time without a request: the library may miss it. */
 #define PR__HUNG_UP_SECONDS 1.0
 
-enum { PR__ID_BYTES = 65, PR__PEER_BYTES = 64, PR__QUERY_MAX = 64 };
+enum { PR__ID_BYTES = 65, PR__PEER_BYTES = 64, PR__QUERY_MAX = 64, PR__LINGERERS_MAX = 256 };
 
 /* One connection; lives in a slot of the server, from accept to close. Under server.lock but for what is said. */
 typedef struct pr__conn {
@@ -28,6 +28,7 @@ typedef struct pr__conn {
     double deadline;     /* 0: none */
     bool reading;        /* between requests, or a request has not come in yet */
     pr_http_req *req;    /* in progress; holds a reference */
+    bool cut;            /* over a deadline: shut down */
     atomic_bool hung_up; /* the peer has closed, at least its sending side */
     char peer[PR__PEER_BYTES];
     /* The server's thread only: the target of the request being read, as it was sent, and where it stood. */
@@ -84,6 +85,14 @@ struct pr_http_req {
     uint64_t sent;
 };
 
+/* A connection that has been closed and whose peer may still send: see linger.c. */
+typedef struct pr__lingerer {
+    int fd; /* -1: free */
+    uint32_t generation;
+    double deadline;
+    size_t bytes; /* read and dropped */
+} pr__lingerer;
+
 struct pr_http_server {
     pr_http_opts opts; /* with defaults filled in */
     struct MHD_Daemon *daemon;
@@ -101,6 +110,8 @@ struct pr_http_server {
     pthread_cond_t idle; /* active has become 0 */
     pr__conn *conns;
     uint32_t n_conns, n_used, active;
+    pr__lingerer *lingerers; /* PR__LINGERERS_MAX */
+    uint32_t n_lingering;
     uint64_t requests;
     pr_http_req **due; /* the watch's: requests to look at */
 };
@@ -121,5 +132,12 @@ void pr__req_free(pr_http_req *req);
 /* pr_http_error() with a list of arguments. */
 pr_status pr__req_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
                         const char *fmt, va_list args) PR_PRINTF(6, 0);
+
+/* linger.c; all under server.lock. */
+bool pr__linger_open(pr_http_server *s);
+void pr__linger_begin(pr_http_server *s, const pr__conn *c); /* instead of a reset; the library closes c->fd after it */
+void pr__linger_event(pr_http_server *s, uint32_t slot, uint32_t generation); /* something came; slot as in the event */
+void pr__linger_tick(pr_http_server *s, double now);
+void pr__linger_close(pr_http_server *s);
 
 #endif

@@ -7,6 +7,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -349,6 +350,30 @@ static void bodies_share_a_limit(void **state) {
     pr_http_close(s);
 }
 
+/* A client that sends all of a body before it reads still gets to read that it was too long. */
+static void a_refusal_survives_the_body(void **state) {
+    (void)state;
+    enum { BODY = 2 << 20 };
+    static const char *const heads[] = {POST("/tell", "Content-Length: 2097152\r\n", ""),
+                                        POST("/tell", "Transfer-Encoding: chunked\r\n", "200000\r\n")};
+    char *body = calloc(1, BODY);
+    char text[64];
+    assert_non_null(body);
+    for (int i = 0; i < 8; i++) {
+        hc c = hc_open(port);
+        hc_reply r;
+        hc_puts(&c, heads[i & 1]);
+        assert_int_equal(send(c.fd, body, BODY, MSG_NOSIGNAL), BODY);
+        assert_int_equal(send(c.fd, "\r\n0\r\n\r\n", 7, MSG_NOSIGNAL), 7);
+        assert_true(hc_reply_get(&c, &r, false));
+        assert_int_equal(r.status, 413);
+        assert_string_equal(hc_header(&r, "Content-Type", text, sizeof text), "application/json");
+        hc_reply_free(&r);
+        hc_close(&c);
+    }
+    free(body);
+}
+
 /* ---- malformed requests ---- */
 
 typedef struct bad_request {
@@ -395,6 +420,11 @@ static const bad_request bad_requests[] = {
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nHost: other\r\n\r\n"),
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\0c\r\nD: e\r\n\r\n"),
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\0c\r\n\r\n"),
+    BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\0\r\n\r\n"),
+    BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\0\0\r\n\r\n"),
+    BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA:\0\r\n\r\n"),
+    BAD(POST("/tell", "Content-Length: 3\0\r\n", "abc")),
+    BAD(POST("/tell", "Transfer-Encoding: chunked\0\r\n", "0\r\n\r\n")),
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA\0b: c\r\n\r\n"),
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\r\n folded\r\n\r\n"),
     BAD("GET /hello HTTP/1.1\r\nHost: localhost\r\nA: b\rC: d\r\n\r\n"),
@@ -601,6 +631,7 @@ int main(void) {
         cmocka_unit_test(reads_bodies),
         cmocka_unit_test(bodies_have_a_limit),
         cmocka_unit_test(bodies_share_a_limit),
+        cmocka_unit_test(a_refusal_survives_the_body),
         cmocka_unit_test(malformed_requests_are_refused_and_end_the_connection),
         cmocka_unit_test(other_nonsense_ends_the_connection),
         cmocka_unit_test(headers_have_a_limit),
