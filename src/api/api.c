@@ -16,8 +16,18 @@
 
 enum { FLUSH_SECONDS = 2 };
 
+static uint32_t on_loading(void *arg, const pr_model *model) {
+    const pr_api *api = arg;
+    return pr_sched_model_waiting(api->sched, model);
+}
+
+static void on_opened(void *arg, const pr_model *model) {
+    const pr_api *api = arg;
+    pr_sched_model_opened(api->sched, model);
+}
+
 static void on_closing(void *arg, const pr_model *model) {
-    pr_api *api = arg;
+    const pr_api *api = arg;
     if (api->sched) pr_sched_model_closing(api->sched, model);
 }
 
@@ -83,7 +93,7 @@ static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err
         .event_arg = api,
     };
     pr_status st = pr_registry_open(&o, &api->registry, err);
-    if (!st) pr_registry_on_closing(api->registry, on_closing, api);
+    if (!st) pr_registry_watched_by(api->registry, &(pr_registry_watch){on_loading, on_opened, on_closing, api});
     return st;
 }
 

@@ -118,19 +118,6 @@ static void clear_caches(pr_api *api) {
 
 /* ---- memory ------------------------------------------------------------ */
 
-/* Move every resident model to int2 (down), or leave them to the governor again. */
-static void move_all(pr_api *api, bool down) {
-    enum { MOST = 64 };
-    pr_model_info *info = pr_calloc(PR_TAG_MISC, MOST, sizeof *info);
-    size_t n = info ? pr_registry_list(api->registry, info, MOST) : 0;
-    for (size_t i = 0; i < n && i < MOST; i++) {
-        if (info[i].state != PR_MODEL_READY) continue;
-        if (down) pr_sched_move(api->sched, info[i].name, PR_LEVEL_INT2, 0, NULL);
-        else pr_sched_auto(api->sched, info[i].name, NULL);
-    }
-    pr_free(info);
-}
-
 static void look_at_memory(pr_api *api, pr_guard *guard) {
     pr_guard_settings set;
     pr_guard_decision d;
@@ -147,11 +134,8 @@ static void look_at_memory(pr_api *api, pr_guard *guard) {
         pr__caches_clear(api);
     }
     pr__caches_sweep(api);
-    if (d.due & PR_GUARD_EMERGENCY) {
-        move_all(api, true);
-        pr_registry_sweep(api->registry, true);
-    }
-    if (d.ended & PR_GUARD_EMERGENCY) move_all(api, false);
+    pr_sched_emergency(api->sched, d.in_force & PR_GUARD_EMERGENCY);
+    if (d.due & PR_GUARD_EMERGENCY) pr_registry_sweep(api->registry, true);
     pr_registry_sweep(api->registry, false);
     malloc_trim(0);
 }

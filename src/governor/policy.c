@@ -263,6 +263,16 @@ static void decide_forced(const pr_case *c, pr_gov_decision *d) {
     say_tail(c, d, d);
 }
 
+static void decide_emergency(const pr_case *c, pr_gov_decision *d) {
+    char bytes[32];
+    settle(c, lowest(c->mask), PR_GOV_MEMORY, d);
+    if (!d->changed) d->cause = PR_GOV_STAY;
+    say_head(c, d);
+    say(d, "memory %.0f%%, emergency", c->use * 100);
+    if (d->freed_bytes) say(d, "; frees %s", pr_format_bytes(bytes, sizeof bytes, d->freed_bytes));
+    say_tail(c, d, d);
+}
+
 static void decide_first(const pr_case *c, pr_gov_decision *d) {
     bool immaterial;
     pr_case idle = *c; /* where the change would begin: what it would be with neither load nor want of memory */
@@ -330,7 +340,9 @@ void pr_gov_decide(const pr_gov_settings *set, const pr_gov_snapshot *snap, pr_g
     pr_case c = case_of(set, snap);
     bool immaterial = false;
     *out = (pr_gov_decision){.cause = PR_GOV_STAY};
-    if (snap->force_given) {
+    if (snap->emergency) {
+        decide_emergency(&c, out);
+    } else if (snap->force_given) {
         decide_forced(&c, out);
     } else if (!snap->loaded) {
         decide_first(&c, out);

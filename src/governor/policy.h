@@ -65,6 +65,7 @@ typedef struct pr_gov_snapshot {
     uint32_t running, queued;
     uint64_t request_bytes; /* what the next request needs besides weights (KV, scratch); 0: none waits */
     pr_priority priority;
+    bool emergency; /* the memory guard's: the lowest level at once, whatever else is asked */
     bool floor_given, force_given;
     pr_level floor; /* min_quantization; without one a model under 1e9 parameters has int4 */
     pr_level force;

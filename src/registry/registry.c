@@ -46,8 +46,7 @@ struct pr_model {
 
 struct pr_registry {
     pr_registry_opts opts;
-    void (*closing)(void *arg, const pr_model *model);
-    void *closing_arg;
+    pr_registry_watch watch;
     pthread_mutex_t lock;
     pthread_cond_t changed;
     pr_model *models;
@@ -173,7 +172,7 @@ static void evict(pr_registry *r, pr_model *m, const char *why, uint64_t *count)
     m->bytes_claimed = bytes;
     pthread_mutex_unlock(&r->lock);
     double start = pr_now();
-    if (r->closing) r->closing(r->closing_arg, m);
+    if (r->watch.closing) r->watch.closing(r->watch.arg, m);
     pr_engine_close(m->engine);
     m->engine = NULL;
     tell(r, m, why, pr_now() - start, bytes);
@@ -188,6 +187,7 @@ static void evict(pr_registry *r, pr_model *m, const char *why, uint64_t *count)
 typedef struct need {
     size_t fixed;            /* KV pool, work space, and weights that are not elastic */
     size_t scratch, at_once; /* at_once: all that is written before the first step, weights at their least */
+    uint32_t requests;       /* that wait for it */
     uint64_t n_params;
     size_t least, most;      /* elastic weights; 0 for ordinary models */
     pr_elastic_info elastic; /* nothing but its levels counts */
@@ -221,7 +221,7 @@ static size_t first_weights(const pr_registry *r, const need *n, size_t room) {
                             .top = n->elastic.top,
                             .weight_bytes_max = room,
                             .n_params = n->n_params,
-                            .queued = 1,
+                            .queued = n->requests,
                             .request_bytes = n->scratch};
     pr_gov_decision d;
     for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = n->elastic.level_bytes[l];
@@ -307,6 +307,7 @@ static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
     double start = pr_now();
     pthread_mutex_unlock(&r->lock);
     pr_status st = estimate(r, m->path, &n, &m->err);
+    n.requests = r->watch.waiting ? r->watch.waiting(r->watch.arg, m) : 1;
     pthread_mutex_lock(&r->lock);
     if (!st) st = find_room(r, m, &n, cancel, &weights, &m->err);
     pthread_mutex_unlock(&r->lock);
@@ -314,8 +315,9 @@ static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
     opts.weights_budget = weights;
     if (!st) st = pr_engine_open(m->path, &opts, &engine, &m->err);
     if (!st) tell(r, m, "loaded", pr_now() - start, n.fixed + weights);
+    m->engine = engine; /* nobody looks at it before it is READY */
+    if (!st && r->watch.opened) r->watch.opened(r->watch.arg, m);
     pthread_mutex_lock(&r->lock);
-    m->engine = engine;
     m->failed = st != PR_OK;
     m->bytes_claimed = 0;
     m->bytes_fixed = st ? 0 : n.fixed;
@@ -485,10 +487,7 @@ uint32_t pr_registry_sweep(pr_registry *r, bool all) {
     return n;
 }
 
-void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_model *model), void *arg) {
-    r->closing = closing;
-    r->closing_arg = arg;
-}
+void pr_registry_watched_by(pr_registry *r, const pr_registry_watch *watch) { r->watch = *watch; }
 
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes) {
     pthread_mutex_lock(&r->lock);

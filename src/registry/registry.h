@@ -59,9 +59,19 @@ bool pr_model_named(const pr_model *model, const char *name);
 bool pr_registry_pin(pr_registry *r, const char *name, bool pinned);
 /* Close models that nobody holds: the ones idle for longer than keep-alive, or (all) every one. Returns how many. */
 uint32_t pr_registry_sweep(pr_registry *r, bool all);
-/* Who is told before a model is closed, when nobody holds it and nobody can get it any more: whoever keeps sessions of it
- * closes them. Called without the registry's lock, by the thread that evicts. Set once, before anything is acquired. */
-void pr_registry_on_closing(pr_registry *r, void (*closing)(void *arg, const pr_model *model), void *arg);
+/* Who runs what is resident, and is asked and told without the registry's lock, by the thread that loads or evicts. Set once,
+ * before anything is acquired. */
+typedef struct pr_registry_watch {
+    /* How many requests wait for a model that is about to be loaded: its first level depends on it. May be NULL: one. */
+    uint32_t (*waiting)(void *arg, const pr_model *model);
+    /* A model has been loaded; nobody can hold it before this returns. May be NULL. */
+    void (*opened)(void *arg, const pr_model *model);
+    /* It is about to be closed: nobody holds it, and nobody can get it any more. Whoever keeps sessions of it closes them.
+     * May be NULL. */
+    void (*closing)(void *arg, const pr_model *model);
+    void *arg;
+} pr_registry_watch;
+void pr_registry_watched_by(pr_registry *r, const pr_registry_watch *watch);
 /* The bound, changed at run time (0: half the memory limit); the next load acts on it. */
 void pr_registry_set_bytes_max(pr_registry *r, size_t bytes);
 

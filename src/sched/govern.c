@@ -21,7 +21,7 @@ pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model) {
     if (!l) return NULL;
     l->next = s->lanes;
     s->lanes = l;
-    pr__govern_lane(s, l);
+    s->sampled_at = 0; /* what was seen of the machine may not have its bytes, or half of them */
     return l;
 }
 
@@ -31,11 +31,11 @@ size_t pr__sched_promised(const pr_sched *s) {
     return bytes;
 }
 
-static uint32_t waiting_for(const pr_sched *s, const pr__lane *lane) {
+static uint32_t waiting_for(const pr_sched *s, const pr_model *model) {
     uint32_t n = 0;
     const pr__jobs *lists[] = {&s->queued, &s->preparing, &s->prepared};
     for (int l = 0; l < 3; l++)
-        for (const pr__job *j = lists[l]->first; j; j = j->link) n += pr_model_named(lane->model, j->spec.model);
+        for (const pr__job *j = lists[l]->first; j; j = j->link) n += pr_model_named(model, j->spec.model);
     return n;
 }
 
@@ -66,12 +66,22 @@ static void set_floor(const pr__lane *lane, pr_gov_snapshot *snap) {
     snap->floor = floor;
 }
 
+/* Memory used by everybody, with the moves since the sample: this lane's as far as they have come, the others' as if they
+ * were through, so that two models neither go down for the same bytes nor both go up into them. */
+static uint64_t used_by_all(const pr_sched *s, const pr__lane *lane) {
+    double used = (double)s->sample.used_bytes;
+    if (s->sample.scripted) return s->sample.used_bytes;
+    for (const pr__lane *l = s->lanes; l; l = l->next)
+        used += (double)(l == lane ? l->weights : l->weights_due) - (double)l->weights_sampled;
+    return used > 0 ? (uint64_t)used : 0;
+}
+
 static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, const pr_elastic_info *e) {
     size_t most = pr_registry_bytes_max(s->opts.registry), all = pr_registry_bytes(s->opts.registry);
     size_t others = all > e->bytes ? all - e->bytes : 0;
     pr_gov_snapshot snap = {
         .limit_bytes = s->sample.limit_bytes,
-        .used_bytes = s->sample.used_bytes,
+        .used_bytes = used_by_all(s, lane),
         .projected = s->sample.scripted,
         .loaded = true,
         .level = lane->levels.level,
@@ -80,11 +90,12 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
         .weight_bytes_max = most > others ? most - others : 1,
         .n_params = lane->info.n_params,
         .running = lane->running.n,
-        .queued = waiting_for(s, lane),
+        .queued = waiting_for(s, lane->model),
         .request_bytes = pr__sched_promised(s) + lane->wanted_bytes,
         .priority = priority_of(lane),
         .force_given = lane->hand.on,
         .force = lane->hand.level,
+        .emergency = s->emergency,
     };
     for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = e->level_bytes[l];
     set_floor(lane, &snap);
@@ -126,7 +137,7 @@ static void begin_move(pr__lane *lane, const pr_elastic_info *e, pr_level to, co
 }
 
 static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, double now) {
-    bool by_hand = lane->hand.on && d->level == lane->hand.level;
+    bool by_hand = !s->emergency && lane->hand.on && d->level == lane->hand.level;
     if (!d->changed && !(by_hand && lane->hand.fresh)) return;
     pr_status st = by_hand && lane->hand.budget ? pr_engine_set_weights_budget(lane->engine, lane->hand.budget, NULL)
                                                 : pr_engine_set_level(lane->engine, d->level, NULL);
@@ -135,16 +146,17 @@ static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, con
     if (lane->move.on) end_move(s, lane, e, true);
     begin_move(lane, e, d->level, by_hand && lane->hand.budget ? "a budget set by hand" : d->reason);
     lane->levels.level = d->level;
+    lane->weights_due = by_hand && lane->hand.budget ? lane->hand.budget : e->level_bytes[d->level];
     pr_gov_clock_decided(&lane->clock, now, d);
 }
 
-void pr__govern_lane(pr_sched *s, pr__lane *lane) {
+static void govern_lane(pr_sched *s, pr__lane *lane) {
     pr_elastic_info e;
     pr_gov_decision d;
     double now = pr_now();
-    if (!lane->elastic || s->sampled_at == 0) return;
     bool moving = pr_engine_moving(lane->engine); /* asked before: what it has done is in what comes next */
     pr_engine_elastic(lane->engine, &e);
+    lane->weights = e.bytes;
     if (lane->move.on && !moving) end_move(s, lane, &e, false);
     pr_gov_snapshot snap = snapshot_of(s, lane, &e);
     pr_gov_clock_read(&lane->clock, &s->opts.gov, now, &snap);
@@ -153,23 +165,36 @@ void pr__govern_lane(pr_sched *s, pr__lane *lane) {
     carry_out(s, lane, &e, &d, now);
 }
 
+/* Idle models first: what they give back, those at work need not. */
 void pr__govern(pr_sched *s, bool fresh) {
+    if (s->sampled_at == 0) return;
+    for (int at_work = 0; at_work < 2; at_work++) {
+        for (pr__lane *l = s->lanes; l; l = l->next) {
+            uint32_t requests = l->running.n + waiting_for(s, l->model);
+            if (!l->elastic || (requests > 0) != at_work) continue;
+            if (!fresh && requests == l->requests && !l->hand.fresh) continue;
+            l->requests = requests;
+            govern_lane(s, l);
+        }
+    }
+}
+
+/* The machine has just been sampled. */
+void pr__govern_sampled(pr_sched *s) {
+    pr_elastic_info e;
     for (pr__lane *l = s->lanes; l; l = l->next) {
-        uint32_t requests = l->running.n + waiting_for(s, l);
-        if (!fresh && requests == l->requests && !l->hand.fresh) continue;
-        l->requests = requests;
-        pr__govern_lane(s, l);
+        pr_engine_elastic(l->engine, &e);
+        l->weights = l->weights_sampled = e.bytes;
     }
 }
 
 /* ---- by hand ----------------------------------------------------------- */
 
-static pr_status find_resident(pr_sched *s, const char *model, pr__lane **lane, pr_model **held, pr_err *err) {
-    *lane = NULL;
-    if (!pr_registry_acquire_ready(s->opts.registry, model, held))
-        return pr_fail(err, PR_ERR_NOTFOUND, "model: \"%.100s\" is not loaded", model);
-    *lane = pr__sched_lane(s, *held);
-    return *lane ? PR_OK : pr_fail_nomem(err, "lane", sizeof **lane);
+static pr_status find_resident(pr_sched *s, const char *model, pr__lane **out, pr_err *err) {
+    pr__lane *lane = s->lanes;
+    while (lane && !pr_model_named(lane->model, model)) lane = lane->next;
+    *out = lane;
+    return lane ? PR_OK : pr_fail(err, PR_ERR_NOTFOUND, "model: \"%.100s\" is not loaded", model);
 }
 
 static pr_status set_hand(pr__lane *lane, pr_level level, size_t budget, pr_err *err) {
@@ -194,25 +219,44 @@ static pr_status set_hand(pr__lane *lane, pr_level level, size_t budget, pr_err 
 
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err) {
     pr__lane *lane;
-    pr_model *held;
     pthread_mutex_lock(&s->lock);
-    pr_status st = find_resident(s, model, &lane, &held, err);
+    pr_status st = find_resident(s, model, &lane, err);
     if (!st) st = set_hand(lane, level, budget, err);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
-    pr_registry_release(held);
     return st;
 }
 
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err) {
     pr__lane *lane;
-    pr_model *held;
     pthread_mutex_lock(&s->lock);
-    pr_status st = find_resident(s, model, &lane, &held, err);
+    pr_status st = find_resident(s, model, &lane, err);
     if (!st) lane->hand.on = lane->hand.fresh = false;
     pthread_mutex_unlock(&s->lock);
-    pr_registry_release(held);
     return st;
+}
+
+void pr_sched_emergency(pr_sched *s, bool on) {
+    pthread_mutex_lock(&s->lock);
+    if (on != s->emergency) s->sampled_at = 0; /* decide now */
+    s->emergency = on;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+}
+
+/* ---- the registry's watch ------------------------------------------------ */
+
+uint32_t pr_sched_model_waiting(pr_sched *s, const pr_model *model) {
+    pthread_mutex_lock(&s->lock);
+    uint32_t n = waiting_for(s, model);
+    pthread_mutex_unlock(&s->lock);
+    return n;
+}
+
+void pr_sched_model_opened(pr_sched *s, const pr_model *model) {
+    pthread_mutex_lock(&s->lock);
+    pr__sched_lane(s, model); /* without memory for it now, its first job tries again */
+    pthread_mutex_unlock(&s->lock);
 }
 
 void pr_sched_model_closing(pr_sched *s, const pr_model *model) {

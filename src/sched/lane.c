@@ -25,6 +25,7 @@ pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
     pr_elastic_info elastic;
     pr_engine_elastic(lane->engine, &elastic);
     lane->elastic = elastic.elastic;
+    lane->weights = lane->weights_sampled = lane->weights_due = elastic.bytes;
     pr_level top = elastic.elastic ? elastic.top : PR_LEVEL_FP16, now = pr_engine_level(lane->engine);
     lane->levels = (pr_gov_levels){.level = now, .resident = now, .allowed = top, .top = top};
     if (lane->name) return lane;

@@ -45,6 +45,8 @@ typedef struct pr__lane {
     pr_prefix_counts *counts; /* of all lanes */
     /* Governing: */
     pr_gov_clock clock;
+    size_t weights, weights_sampled,
+        weights_due;     /* elastic ones: now; when the machine was sampled; after the last move */
     uint32_t requests;   /* when it was last decided */
     bool blocked;        /* the next request for it waits for room */
     size_t wanted_bytes; /* by that request: KV; 0: none waits */

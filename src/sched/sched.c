@@ -506,6 +506,7 @@ static bool sample(pr_sched *s) {
     pthread_mutex_lock(&s->lock);
     s->sample = fresh;
     s->sampled_at = now;
+    pr__govern_sampled(s);
     return true;
 }
 

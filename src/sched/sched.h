@@ -105,8 +105,13 @@ void pr_sched_cancel(pr_sched *s, pr_job_id id);
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err);
 /* Leave the model to the governor again. */
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);
+/* The memory guard's emergency: while it is on, every model stands at int2, whatever was set by hand or asked for. */
+void pr_sched_emergency(pr_sched *s, bool on);
 
-/* For the registry's `closing`: the model is about to be closed; forgets what is kept for it. */
+/* For the registry's watch (registry.h). From when a model is opened until it is closed the governor decides about it, whether
+ * it has requests or not. */
+uint32_t pr_sched_model_waiting(pr_sched *s, const pr_model *model);
+void pr_sched_model_opened(pr_sched *s, const pr_model *model);
 void pr_sched_model_closing(pr_sched *s, const pr_model *model);
 
 typedef struct pr_prefix_counts {

@@ -39,7 +39,8 @@ struct pr_sched {
     } loading;
     /* Governing: */
     pr_sample sample;
-    double sampled_at;                    /* 0: never */
+    double sampled_at; /* 0: never, or again before anything is decided */
+    bool emergency;
     pr_timeline_entry news[PR__NEWS_MAX]; /* to be told without the lock */
     uint32_t n_news;
     /* Counts: */
@@ -57,8 +58,9 @@ void pr__sched_count(pr_sched *s, uint32_t tokens);
 pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model);
 /* KV bytes that running requests of all models may still take. */
 size_t pr__sched_promised(const pr_sched *s);
-/* Decide about every lane, now and then, fresh: with a new sample. An engine lives as long as its lane is on the list. */
+/* Decide about every lane when something has changed, or (fresh) with a new sample of the machine. An engine lives as long as
+ * its lane is on the list. */
 void pr__govern(pr_sched *s, bool fresh);
-void pr__govern_lane(pr_sched *s, pr__lane *lane);
+void pr__govern_sampled(pr_sched *s);
 
 #endif

@@ -45,6 +45,16 @@ static void moved(void *arg, const pr_timeline_entry *entry) {
     pr_sched_stats_get(rig->sched, &stats); /* called without the lock */
 }
 
+static uint32_t waiting(void *arg, const pr_model *model) {
+    const sched_rig *rig = arg;
+    return pr_sched_model_waiting(rig->sched, model);
+}
+
+static void opened(void *arg, const pr_model *model) {
+    const sched_rig *rig = arg;
+    pr_sched_model_opened(rig->sched, model);
+}
+
 static void closing(void *arg, const pr_model *model) {
     sched_rig *rig = arg;
     if (rig->sched) pr_sched_model_closing(rig->sched, model);
@@ -93,7 +103,7 @@ pr_status sched_rig_try(sched_rig *rig, const sched_rig_opts *o, pr_err *err) {
     if (r.engine.kv_bytes_max == 0) r.engine.kv_bytes_max = 8 << 20;
     if (!st) st = pr_registry_open(&r, &rig->registry, err);
     if (st) return st;
-    pr_registry_on_closing(rig->registry, closing, rig);
+    pr_registry_watched_by(rig->registry, &(pr_registry_watch){waiting, opened, closing, rig});
     const pr_sched_opts s = sched_opts(rig, o, &gov);
     return pr_sched_open(&s, &rig->sched, err);
 }

@@ -24,7 +24,8 @@ static char folder[512];
 
 typedef struct counts {
     pr_registry *r;
-    atomic_int loaded, evicted, idle, cleared, closing, resolved;
+    atomic_int loaded, evicted, idle, cleared, opened, closing, resolved;
+    uint32_t waiting;
     char last[64]; /* evicted */
 } counts;
 
@@ -54,6 +55,18 @@ static void event(void *arg, const char *model, const char *what, double seconds
     if (strcmp(what, "evicted") == 0) snprintf(c->last, sizeof c->last, "%.40s", model);
 }
 
+static uint32_t waiting(void *arg, const pr_model *model) {
+    const counts *c = arg;
+    assert_true(pr_model_named(model, pr_model_name(model)));
+    return c->waiting;
+}
+
+static void opened(void *arg, const pr_model *model) {
+    counts *c = arg;
+    c->opened++;
+    assert_true(pr_model_engine(model) && !pr_registry_is_ready(c->r, pr_model_name(model)));
+}
+
 static void closing(void *arg, const pr_model *model) {
     counts *c = arg;
     c->closing++;
@@ -74,7 +87,7 @@ static pr_registry *open_with(counts *c, const pr_registry_opts *opts) {
     pr_err err = {0};
     *c = (counts){0};
     assert_int_equal(pr_registry_open(opts, &c->r, &err), PR_OK);
-    pr_registry_on_closing(c->r, closing, c);
+    pr_registry_watched_by(c->r, &(pr_registry_watch){waiting, opened, closing, c});
     return c->r;
 }
 
@@ -342,8 +355,10 @@ static void elastic_ones_begin_as_the_policy_says(void **state) {
     (void)state;
     const struct {
         const char *used;
+        uint32_t waiting;
         pr_level level;
-    } cases[] = {{"0.35", PR_LEVEL_FP16}, {"0.48", PR_LEVEL_INT8}, {"0.68", PR_LEVEL_INT4}, {"0.97", PR_LEVEL_INT2}};
+    } cases[] = {{"0.35", 1, PR_LEVEL_FP16}, {"0.48", 1, PR_LEVEL_INT8}, {"0.68", 1, PR_LEVEL_INT4},
+                 {"0.97", 1, PR_LEVEL_INT2}, {"0.35", 3, PR_LEVEL_INT8}, {"0.35", 8, PR_LEVEL_INT4}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         pr_gov_settings set;
         pr_monitor *monitor = NULL;
@@ -361,7 +376,9 @@ static void elastic_ones_begin_as_the_policy_says(void **state) {
         o.gov = &set;
         o.engine.batch_max = 1; /* little scratch beside the limit */
         pr_registry *r = open_with(&c, &o);
+        c.waiting = cases[i].waiting;
         pr_registry_release(take(r, "e.gguf"));
+        assert_int_equal(c.opened, 1);
         pr_registry_list(r, &info, 1);
         assert_int_equal(info.elastic.level, cases[i].level);
         pr_registry_close(r);

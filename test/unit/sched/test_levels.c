@@ -340,6 +340,58 @@ static void moved_by_hand_and_back(void **state) {
     sched_rig_close(&rig);
 }
 
+/* Nobody has ever asked it anything, and yet it gives way and comes back. */
+static void a_model_without_requests_is_governed(void **state) {
+    (void)state;
+    sched_rig rig;
+    pr_err err = {0};
+    pr_model *m = NULL;
+    sched_rig_open(&rig, &(sched_rig_opts){.engine = engine, .dwell_seconds = 0.2});
+    assert_int_equal(pr_registry_acquire(rig.registry, "e.gguf", NULL, &m, &err), PR_OK);
+    pr_registry_release(m);
+    sched_rig_memory(0.9);
+    wait_level(&rig, PR_LEVEL_INT4);
+    sched_rig_memory(0.1);
+    wait_level(&rig, PR_LEVEL_FP16);
+    assert_int_equal(pr_sched_move(rig.sched, "e.gguf", PR_LEVEL_INT8, 0, &err), PR_OK);
+    wait_level(&rig, PR_LEVEL_INT8);
+    pr_model_info info = {0};
+    pr_registry_list(rig.registry, &info, 1);
+    assert_true(info.access_count == 1 && info.n_held == 0); /* looking after it is no use */
+    assert_int_equal(pr_registry_sweep(rig.registry, true), 1);
+    assert_int_equal(pr_sched_move(rig.sched, "e.gguf", PR_LEVEL_INT4, 0, &err), PR_ERR_NOTFOUND);
+    sched_rig_close(&rig);
+}
+
+/* Goes over a level set by hand, and gives it back; a stream with a floor waits for that. */
+static void an_emergency_goes_over_everything(void **state) {
+    (void)state;
+    sched_rig rig;
+    pr_err err = {0};
+    sched_rig_open(&rig, &(sched_rig_opts){.engine = engine, .dwell_seconds = 0.2});
+    reply_init(&replies[0], "e.gguf", "", 300, 1);
+    replies[0].token_ms = 1;
+    replies[0].job.floor_given = true;
+    replies[0].job.floor = PR_LEVEL_INT8;
+    reply_submit(&rig, &replies[0]);
+    reply_wait_tokens(&replies[0], 5);
+    assert_int_equal(pr_sched_move(rig.sched, "e.gguf", PR_LEVEL_INT8, 0, &err), PR_OK);
+    wait_level(&rig, PR_LEVEL_INT8);
+    pr_sched_emergency(rig.sched, true);
+    wait_level(&rig, PR_LEVEL_INT2);
+    nap_ms(500);
+    wait_level(&rig, PR_LEVEL_INT2);
+    pr_sched_stats stats;
+    pr_sched_stats_get(rig.sched, &stats);
+    assert_int_equal(stats.n_parked, 1);
+    pr_sched_emergency(rig.sched, false);
+    wait_level(&rig, PR_LEVEL_INT8);
+    reply_wait(&replies[0]);
+    assert_int_equal(replies[0].done.finish, PR_JOB_LENGTH);
+    assert_int_equal(replies[0].done.levels_used & 1u << PR_LEVEL_INT2, 0);
+    sched_rig_close(&rig);
+}
+
 /* MAX_MODEL_CACHE_MB holds for raises, too. */
 static void the_cap_holds(void **state) {
     (void)state;
@@ -360,11 +412,18 @@ static void the_cap_holds(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(forced_levels_run_apart),         cmocka_unit_test(forced_under_a_budget),
-        cmocka_unit_test(an_ordinary_model_has_no_levels), cmocka_unit_test(prefixes_of_a_lower_level),
-        cmocka_unit_test(a_floor_that_cannot_be_met),      cmocka_unit_test(a_parked_stream_goes_on),
-        cmocka_unit_test(streams_live_through_a_squeeze),  cmocka_unit_test(requests_wait_for_memory),
-        cmocka_unit_test(moved_by_hand_and_back),          cmocka_unit_test(the_cap_holds),
+        cmocka_unit_test(forced_levels_run_apart),
+        cmocka_unit_test(forced_under_a_budget),
+        cmocka_unit_test(an_ordinary_model_has_no_levels),
+        cmocka_unit_test(prefixes_of_a_lower_level),
+        cmocka_unit_test(a_floor_that_cannot_be_met),
+        cmocka_unit_test(a_parked_stream_goes_on),
+        cmocka_unit_test(streams_live_through_a_squeeze),
+        cmocka_unit_test(requests_wait_for_memory),
+        cmocka_unit_test(moved_by_hand_and_back),
+        cmocka_unit_test(a_model_without_requests_is_governed),
+        cmocka_unit_test(an_emergency_goes_over_everything),
+        cmocka_unit_test(the_cap_holds),
     };
     return cmocka_run_group_tests(tests, setup, rig_teardown);
 }
