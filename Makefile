@@ -83,7 +83,8 @@ obj = $(1:%.c=$(B)/obj/%.o)
 GEN_NAMES := calibration openapi
 TEXT_calibration := src/compress/calibration.txt
 TEXT_openapi     := src/api/openapi.json
-GEN_OBJ   := $(GEN_NAMES:%=$(B)/obj/gen/%_text.o)
+GEN_OBJ   := $(GEN_NAMES:%=$(B)/obj/gen/%_text.o) $(B)/obj/gen/web_files.o
+WEB       := $(sort $(wildcard web/*.html web/*.css web/*.js web/*.svg))
 
 PROGRAM   := $(if $(CMD_SRC),$(B)/precis)
 LIBRARY   := $(B)/libprecis.a
@@ -151,6 +152,11 @@ $(B)/gen/$1_text.c: $2 Makefile
 	   echo 'const size_t pr__$1_text_len = sizeof pr__$1_text;'; } > $$@
 endef
 $(foreach n,$(GEN_NAMES),$(eval $(call text_rule,$n,$(TEXT_$n))))
+
+# The page: all of its files in one table.
+$(B)/gen/web_files.c: $(WEB) tools/embed-web Makefile
+	@mkdir -p $(@D)
+	@tools/embed-web $(WEB) > $@
 
 $(GEN_OBJ): $(B)/obj/gen/%.o: $(B)/gen/%.c $(B)/flags
 	@mkdir -p $(@D)

@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "http/guard.h"
+#include "http/gzip.h"
 #include "http/keys.h"
 #include "http/sse.h"
 
@@ -60,6 +61,7 @@ static void read_values(const char *text, size_t len) {
     if (pr_http_host_is_local(text)) require(strlen(text) >= 5);
     (void)pr_http_origin_is_host(text, "localhost");
     (void)pr_http_etag_listed(text, "\"a\"");
+    (void)pr_http_gzip_accepted(text);
     (void)pr_http_guard_method(text);
     (void)pr_http_route_fits(text, "/v1/a/x", &token, &n);
 }

@@ -12,7 +12,8 @@ build=(gcc libc6-dev make pkg-config
     libmicrohttpd-dev
     ca-certificates python3 python3-pip python3-venv) # pip fetches the default model
 
-test=(git libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev curl)
+test=(git libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev curl
+    chromium chromium-driver fonts-dejavu-core)
 
 wanted=()
 for group in "$@"; do

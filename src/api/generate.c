@@ -6,7 +6,8 @@
  * reader; not while jobs are submitted, since their callbacks may come before that returns.
  *
  * A stream begins with its first token and not before: until then a refusal is still a status code, and the level in the
- * header is the one it was computed at. /api/query/stream alone begins earlier when it must wait for long, to tell its place.
+ * header is the one it was computed at. Only /api/query/stream, and who asks for events, have it begin earlier when it must wait
+ * for long, to tell its place.
  */
 #include "api/generate.h"
 
@@ -35,7 +36,8 @@ typedef struct choice {
     pr_job_id id;
     const pr_engine *engine; /* while its job holds the model */
     bool begun, done;
-    pr_str text; /* all of it; of streams not kept */
+    pr_level level; /* of its last token, once begun */
+    pr_str text;    /* all of it; of streams not kept */
     size_t n_text;
     pr_lp_text lp;
     pr_str head, tail; /* of its deltas */
@@ -251,11 +253,25 @@ static void note_logprobs(choice *c, const pr_job_token *t) {
     pr_write_lp(&c->lp, c->gen->reply.ask, &own, texts, n, c->n_text);
 }
 
+/* To those who asked for events, when an answer goes on at another level. */
+static void tell_level(choice *c, pr_level level) {
+    pr_str json = {0};
+    pr_str_puts(&json, "{");
+    pr_write_u64(&json, "index", c->index);
+    pr_write_text(&json, "level", pr_level_name(level));
+    pr_str_puts(&json, "}");
+    pr_str_puts(&c->gen->events, "event: level\n");
+    if (pr_str_ok(&json)) pr_sse_data(&c->gen->events, json.data, json.len);
+    pr_str_free(&json);
+}
+
 static void begin_choice(choice *c, pr_level level) {
     gen *g = c->gen;
     begin_stream(g, &level);
     if (!c->begun && g->reply.ask == PR_ASK_CHAT) pr_write_role(&g->events, &g->reply, c->index);
+    if (c->begun && level != c->level && g->params.include_events) tell_level(c, level);
     c->begun = true;
+    c->level = level;
 }
 
 static void take_token(choice *c, const pr_job_token *t) {
@@ -443,7 +459,7 @@ static void submit(gen *g, uint32_t i) {
         .want_logits = p->logprobs,
         .on_token = on_token,
         .on_done = on_done,
-        .on_queue = g->stream && g->reply.ask == PR_ASK_QUERY ? on_queue : NULL,
+        .on_queue = g->stream && (g->reply.ask == PR_ASK_QUERY || p->include_events) ? on_queue : NULL,
         .arg = c,
     };
     job.generate.sample.seed += i % p->n;

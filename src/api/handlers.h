@@ -27,4 +27,8 @@ void pr__caches(pr_http_req *req, void *arg);
 void pr__health(pr_http_req *req, void *arg);
 void pr__openapi(pr_http_req *req, void *arg);
 
+/* The page's own routes, PR__PAGE_ROUTES of them, into out. */
+enum { PR__PAGE_ROUTES = 2 };
+size_t pr__page_routes(pr_http_route *out);
+
 #endif

@@ -241,10 +241,13 @@ static void read_stream(pr_reader *r, pr_params *p) {
         pr_reader_refuse(r, "stream_options", "must be an object");
         return;
     }
-    const json_t *usage = json_object_get(v, "include_usage");
+    const json_t *usage = json_object_get(v, "include_usage"), *events = json_object_get(v, "include_events");
     if (usage && !json_is_null(usage) && !json_is_boolean(usage))
         pr_reader_refuse(r, "stream_options", "include_usage must be true or false");
+    if (events && !json_is_null(events) && !json_is_boolean(events))
+        pr_reader_refuse(r, "stream_options", "include_events must be true or false");
     p->include_usage = json_is_true(usage);
+    p->include_events = json_is_true(events);
 }
 
 static bool read_level(pr_reader *r, const char *name, pr_level *out) {

@@ -40,7 +40,8 @@ typedef struct pr_params {
     pr_prompt *prompts; /* [n_prompts] completion */
     size_t n_prompts;
     bool stream, include_usage;
-    uint32_t n; /* answers to each prompt */
+    bool include_events; /* tell the place in the queue and changes of level, as named events */
+    uint32_t n;          /* answers to each prompt */
     bool logprobs;
     uint32_t top_logprobs;
     pr_generate_opts generate; /* SPEC's defaults where nothing is said; points into this struct */

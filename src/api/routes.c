@@ -58,10 +58,11 @@ void pr__api_routes(pr_api *api) {
         {"GET", "/health", pr__health, NULL, 0, PR_HTTP_OPEN},
         {"GET", "/openapi.json", pr__openapi, NULL, 0, 0},
     };
-    _Static_assert(sizeof routes / sizeof *routes <= PR__ROUTES_MAX, "room for all routes");
+    _Static_assert(sizeof routes / sizeof *routes + PR__PAGE_ROUTES <= PR__ROUTES_MAX, "room for all routes");
     api->n_routes = sizeof routes / sizeof *routes;
     for (size_t i = 0; i < api->n_routes; i++) {
         api->routes[i] = routes[i];
         api->routes[i].arg = api;
     }
+    api->n_routes += pr__page_routes(api->routes + api->n_routes);
 }

@@ -124,10 +124,11 @@ static void print_greeting(const serve *s) {
     const char *key = s->settings.api_keys_file[0] ? " -H 'Authorization: Bearer YOUR-KEY'" : "";
     bool any = models.find(models.arg, "", name);
     printf("precis serves on %s\n\n"
+           "Chat: open %s/ in a browser. Or ask by hand:\n\n"
            "  curl %s/v1/chat/completions%s -d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": "
            "\"Why is the sky blue?\"}]}'\n\n"
            "To stop: Ctrl-C here, or `precis stop`.\n",
-           s->url, s->url, key, any ? name : "MODEL");
+           s->url, s->url, s->url, key, any ? name : "MODEL");
     if (!any) printf("There is no model yet: `precis pull smollm2` fetches one.\n");
     fflush(stdout);
 }

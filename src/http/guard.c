@@ -243,6 +243,7 @@ bool pr_http_route_fits(const char *pattern, const char *path, const char **para
 }
 
 bool pr_http_etag_listed(const char *list, const char *etag) {
+    if (strncmp(etag, "W/", 2) == 0) etag += 2;
     size_t n = strlen(etag);
     while (*list) {
         list += strspn(list, " \t,");

@@ -13,6 +13,7 @@
 
 #include "base/os.h"
 #include "base/str.h"
+#include "http/gzip.h"
 #include "http/server_impl.h"
 
 enum { STREAM_CHUNK = 4096, STREAM_FIRST = 1024 };
@@ -113,10 +114,19 @@ void pr__req_abort(pr_http_req *req) {
 
 /* ---- replies ---- */
 
+/* Whether a body depends on what its client can undo, and what was done to it. */
+typedef enum body_coding { CODING_NONE, CODING_PLAIN, CODING_GZIP } body_coding;
+
+static bool add_coding(struct MHD_Response *r, body_coding coding) {
+    bool ok = coding == CODING_NONE || MHD_add_response_header(r, "Vary", "Accept-Encoding") == MHD_YES;
+    return ok && (coding != CODING_GZIP || MHD_add_response_header(r, "Content-Encoding", "gzip") == MHD_YES);
+}
+
 /* Headers of every reply. false: out of memory, or a header that is none. */
 static bool add_headers(const pr_http_req *req, struct MHD_Response *r, const char *type, const pr_http_header *headers,
                         size_t n) {
     bool ok = MHD_add_response_header(r, "X-Request-Id", req->id) == MHD_YES;
+    ok = ok && MHD_add_response_header(r, "X-Content-Type-Options", "nosniff") == MHD_YES;
     if (type) ok = ok && MHD_add_response_header(r, MHD_HTTP_HEADER_CONTENT_TYPE, type) == MHD_YES;
     for (size_t i = 0; i < n; i++) ok = ok && MHD_add_response_header(r, headers[i].name, headers[i].value) == MHD_YES;
     if (req->origin) {
@@ -152,18 +162,31 @@ static pr_status hand_over(pr_http_req *req, struct MHD_Response *r, unsigned co
 
 /* Reply with r (NULL: out of memory), which is taken. */
 static pr_status reply_with(pr_http_req *req, struct MHD_Response *r, unsigned code, const char *type,
-                            const pr_http_header *headers, size_t n, size_t len) {
+                            const pr_http_header *headers, size_t n, size_t len, body_coding coding) {
     if (!r) return PR_ERR_NOMEM;
-    if (add_headers(req, r, type, headers, n)) return hand_over(req, r, code, len, NULL);
+    if (add_headers(req, r, type, headers, n) && add_coding(r, coding)) return hand_over(req, r, code, len, NULL);
     MHD_destroy_response(r);
     return PR_ERR_ARG;
 }
 
+static bool takes_gzip(const pr_http_req *req) {
+    return pr_http_gzip_accepted(pr_http_req_header(req, "Accept-Encoding"));
+}
+
 pr_status pr_http_reply_owned(pr_http_req *req, unsigned status, const char *type, const pr_http_header *headers,
                               size_t n_headers, void *body, size_t len) {
+    body_coding coding = pr_http_gzip_worth(type, len) ? CODING_PLAIN : CODING_NONE;
+    void *small;
+    size_t small_len;
+    if (coding && takes_gzip(req) && pr_http_gzip(body, len, &small, &small_len) == PR_OK) {
+        pr_free(body);
+        body = small;
+        len = small_len;
+        coding = CODING_GZIP;
+    }
     struct MHD_Response *r = MHD_create_response_from_buffer_with_free_callback(len, body, pr_free);
     if (!r) pr_free(body);
-    return reply_with(req, r, status, type, headers, n_headers, len);
+    return reply_with(req, r, status, type, headers, n_headers, len, coding);
 }
 
 pr_status pr_http_reply(pr_http_req *req, unsigned status, const char *type, const pr_http_header *headers,
@@ -175,13 +198,19 @@ pr_status pr_http_reply(pr_http_req *req, unsigned status, const char *type, con
 }
 
 pr_status pr_http_reply_asset(pr_http_req *req, const pr_http_asset *asset) {
-    const pr_http_header headers[] = {{"ETag", asset->etag}, {"Cache-Control", "no-cache"}};
+    enum { HEADERS_MAX = 16 };
+    pr_http_header headers[HEADERS_MAX] = {{"ETag", asset->etag}, {"Cache-Control", "no-cache"}};
+    if (asset->n_headers > HEADERS_MAX - 2) return PR_ERR_ARG;
+    for (size_t i = 0; i < asset->n_headers; i++) headers[2 + i] = asset->headers[i];
     const char *have = pr_http_req_header(req, "If-None-Match");
     bool same = have && pr_http_etag_listed(have, asset->etag);
-    size_t len = same ? 0 : asset->len;
-    void *data = (void *)(uintptr_t)asset->data; /* the library only reads what is persistent */
+    body_coding coding = !asset->gzip ? CODING_NONE : takes_gzip(req) ? CODING_GZIP : CODING_PLAIN;
+    const void *bytes = coding == CODING_GZIP ? asset->gzip : asset->data;
+    size_t len = same ? 0 : coding == CODING_GZIP ? asset->gzip_len : asset->len;
+    void *data = (void *)(uintptr_t)bytes; /* the library only reads what is persistent */
     struct MHD_Response *r = MHD_create_response_from_buffer(len, data, MHD_RESPMEM_PERSISTENT);
-    return reply_with(req, r, same ? 304 : 200, same ? NULL : asset->type, headers, 2, len);
+    if (same && coding == CODING_GZIP) coding = CODING_PLAIN;
+    return reply_with(req, r, same ? 304 : 200, same ? NULL : asset->type, headers, 2 + asset->n_headers, len, coding);
 }
 
 static const char *error_type(unsigned status) {

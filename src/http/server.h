@@ -129,18 +129,24 @@ typedef struct pr_http_header {
     const char *name, *value;
 } pr_http_header;
 
-/* Answer with a copy of body. type: "application/json", ...; NULL when there is no body. */
+/* Answer with a copy of body. type: "application/json", ...; NULL when there is no body. JSON and text of 1 KiB and more are
+ * compressed for clients that take gzip, on the calling thread. */
 pr_status pr_http_reply(pr_http_req *req, unsigned status, const char *type, const pr_http_header *headers,
                         size_t n_headers, const void *body, size_t len);
 /* The same with a body from pr_alloc() that is taken over, whatever is returned. */
 pr_status pr_http_reply_owned(pr_http_req *req, unsigned status, const char *type, const pr_http_header *headers,
                               size_t n_headers, void *body, size_t len);
 
-/* Bytes of the program itself: never copied. etag with its quotes; If-None-Match is answered with 304. */
+/* Bytes of the program itself: never copied. etag with its quotes; If-None-Match is answered with 304. gzip: the same
+ * compressed, for clients that take it; NULL: none. headers: at most 14, copied. */
 typedef struct pr_http_asset {
     const char *type, *etag;
     const void *data;
     size_t len;
+    const void *gzip;
+    size_t gzip_len;
+    const pr_http_header *headers;
+    size_t n_headers;
 } pr_http_asset;
 pr_status pr_http_reply_asset(pr_http_req *req, const pr_http_asset *asset);
 

@@ -47,7 +47,7 @@ static void say_nothing(pr_http_req *req, void *arg) {
 
 static void send_page(pr_http_req *req, void *arg) {
     (void)arg;
-    static const pr_http_asset page = {"text/html", "\"v1\"", "<p>page</p>", 11};
+    static const pr_http_asset page = {.type = "text/html", .etag = "\"v1\"", .data = "<p>page</p>", .len = 11};
     pr_http_reply_asset(req, &page);
 }
 
