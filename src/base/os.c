@@ -399,8 +399,25 @@ void pr_thread_nice(int more) {
     id_t thread = (id_t)syscall(SYS_gettid);
     setpriority(PRIO_PROCESS, thread, getpriority(PRIO_PROCESS, thread) + more);
 }
+
+/* A waking thread preempts one whose turn is longer than its own, if its share allows (EEVDF). Older systems and those that refuse
+ * have it wait for the end of the other's turn. */
+void pr_thread_prompt(void) {
+    enum { TURN_NS = 100000 };
+    id_t thread = (id_t)syscall(SYS_gettid);
+    struct { /* sched_attr, its first version: not every C library has it */
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attr = {.size = sizeof attr, .nice = getpriority(PRIO_PROCESS, thread), .runtime = TURN_NS};
+    _Static_assert(sizeof attr == 48, "SCHED_ATTR_SIZE_VER0");
+    (void)syscall(SYS_sched_setattr, thread, &attr, 0);
+}
 #else
 void pr_thread_nice(int more) { (void)more; }
+void pr_thread_prompt(void) {}
 #endif
 
 static char cpu_name[128] = "unknown";

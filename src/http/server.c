@@ -161,6 +161,9 @@ static void end_conn(pr_http_server *s, void **context) {
 
 static void on_connection(void *cls, struct MHD_Connection *con, void **context,
                           enum MHD_ConnectionNotificationCode code) {
+    static _Thread_local bool prompt; /* the library's own thread has no other beginning that we see */
+    if (!prompt) pr_thread_prompt();
+    prompt = true;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) begin_conn(cls, con, context);
     else end_conn(cls, context);
 }
@@ -232,6 +235,7 @@ static void *watch_main(void *arg) {
     enum { EVENTS_MAX = 64 };
     pr_http_server *s = arg;
     double next = pr_now() + s->opts.tick_seconds;
+    pr_thread_prompt();
     while (!atomic_load(&s->watch_ends)) {
         struct epoll_event events[EVENTS_MAX];
         int n = epoll_wait(s->watch_fd, events, EVENTS_MAX, watch_wait_ms(s, next, pr_now()));

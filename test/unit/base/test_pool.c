@@ -1,5 +1,6 @@
 #include "base/pool.h"
 
+#include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -7,11 +8,14 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <unistd.h>
 
 #include <cmocka.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 
 enum { CHUNKS_MAX = 300, THREADS_MAX = 8 };
 
@@ -194,6 +198,43 @@ static void workers_are_nice(void **state) {
     pr_team_close(team);
 }
 
+typedef struct turn {
+    struct { /* sched_attr, its first version */
+        uint32_t size, policy;
+        uint64_t flags;
+        int32_t nice;
+        uint32_t priority;
+        uint64_t runtime, deadline, period;
+    } attr;
+    int before;
+    long failed;
+} turn;
+
+static void *take_short_turns(void *arg) {
+    turn *t = arg;
+    pr_thread_nice(3);
+    t->before = getpriority(PRIO_PROCESS, (id_t)gettid());
+    pr_thread_prompt();
+    t->failed = syscall(SYS_sched_getattr, gettid(), &t->attr, sizeof t->attr, 0);
+    return NULL;
+}
+
+static void a_prompt_thread_keeps_its_share(void **state) {
+    (void)state;
+    turn t = {0};
+    pthread_t thread;
+    struct utsname system;
+    unsigned major = 0, minor = 0;
+    assert_int_equal(pthread_create(&thread, NULL, take_short_turns, &t), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(t.failed, 0);
+    assert_int_equal(t.attr.policy, SCHED_OTHER);
+    assert_int_equal(t.attr.nice, t.before);
+    assert_int_equal(uname(&system), 0);
+    assert_int_equal(sscanf(system.release, "%u.%u", &major, &minor), 2);
+    if (major > 6 || (major == 6 && minor >= 12)) assert_int_equal(t.attr.runtime, 100000);
+}
+
 static void opening_fails_cleanly(void **state) {
     (void)state;
     size_t before = pr_mem_total();
@@ -224,6 +265,7 @@ int main(void) {
         cmocka_unit_test(loops_do_not_wait_for_a_thread_without_a_chunk),
         cmocka_unit_test(parked_threads_wake),
         cmocka_unit_test(workers_are_nice),
+        cmocka_unit_test(a_prompt_thread_keeps_its_share),
         cmocka_unit_test(opening_fails_cleanly),
         cmocka_unit_test(opening_and_closing_at_once),
     };
