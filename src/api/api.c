@@ -34,6 +34,7 @@ static void on_closing(void *arg, const pr_model *model) {
 static void on_moved(void *arg, const pr_timeline_entry *e) {
     pr_api *api = arg;
     pr_str line = {0};
+    pr__metrics_moved(api->metrics, e);
     if (pr_log_wants(PR_LOG_INFO)) {
         pr_str_puts(&line, "{\"event\":\"level\",\"model\":");
         pr_str_json(&line, e->model, strlen(e->model));
@@ -48,8 +49,9 @@ static void on_moved(void *arg, const pr_timeline_entry *e) {
 }
 
 static void on_model(void *arg, const char *model, const char *what, double seconds, size_t bytes) {
+    const pr_api *api = arg;
     pr_str line = {0};
-    (void)arg;
+    pr__metrics_model_event(api->metrics, what, seconds);
     if (!pr_log_wants(PR_LOG_INFO)) return;
     pr_str_puts(&line, "{\"event\":\"model\",\"model\":");
     pr_str_json(&line, model, strlen(model));
@@ -142,6 +144,7 @@ static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
     if (api->settings.api_keys_file[0] && (st = pr_keys_load(api->settings.api_keys_file, &api->keys, err))) return st;
     if ((st = pr_timeline_open(PR__TIMELINE_ENTRIES, &api->timeline, err))) return st;
     if ((st = pr__caches_open(api, err))) return st;
+    if ((st = pr__metrics_open(&api->metrics, err))) return st;
     if ((st = open_registry(api, opts, err))) return st;
     if ((st = open_sched(api, opts, err))) return st;
     if ((st = pr__warden_open(api, err))) return st;
@@ -241,6 +244,7 @@ void pr_api_close(pr_api *api) {
     pr_registry_close(api->registry);
     pr__caches_close(api);
     pr_timeline_close(api->timeline);
+    pr__metrics_close(api->metrics);
     pr_monitor_close(api->monitor);
     pr_keys_close(api->keys);
     pthread_mutex_destroy(&api->lock);

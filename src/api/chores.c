@@ -6,6 +6,7 @@
  * polling.
  */
 #include <malloc.h>
+#include <math.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -145,15 +146,19 @@ static void look_at_memory(pr_api *api, pr_guard *guard) {
 static void *warden(void *arg) {
     pr_api *api = arg;
     pr_guard guard = {0};
-    double next = pr_now();
+    double next = pr_now(), next_step = next;
     while (!atomic_load(&api->ends)) {
         struct pollfd fds[2] = {{api->wake_fd, POLLIN, 0}, {pr_monitor_fd(api->monitor), POLLPRI, 0}};
-        double wait = next - pr_now();
+        double wait = fmin(next, next_step) - pr_now();
         poll(fds, fds[1].fd >= 0 ? 2 : 1, wait <= 0 ? 0 : (int)(wait * 1000) + 1);
         uint64_t n;
         if (fds[0].revents && read(api->wake_fd, &n, sizeof n) < 0) continue;
         tell_all(api);
         clear_caches(api);
+        if (pr_now() >= next_step) {
+            next_step = pr_now() + PR__WINDOW_STEP;
+            pr__metrics_tick(api->metrics, pr_now());
+        }
         bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);
         if (!pressed && pr_now() < next) continue;
         next = pr_now() + guard_seconds;

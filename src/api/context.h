@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 #include "api/api.h"
+#include "api/metrics.h"
 #include "base/log.h"
 #include "base/str.h"
 #include "cache/cache.h"
@@ -35,6 +36,7 @@ struct pr_api {
 
     pr_monitor *monitor;
     pr_timeline *timeline;
+    pr__metrics *metrics;
     pr_keys *keys;
     pr_registry *registry;
     pr_sched *sched;

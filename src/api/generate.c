@@ -36,8 +36,9 @@ typedef struct choice {
     pr_job_id id;
     const pr_engine *engine; /* while its job holds the model */
     bool begun, done;
-    pr_level level; /* of its last token, once begun */
-    pr_str text;    /* all of it; of streams not kept */
+    pr_level level;  /* of its last token, once begun */
+    double token_at; /* when its last token came; 0: none has */
+    pr_str text;     /* all of it; of streams not kept */
     size_t n_text;
     pr_lp_text lp;
     pr_str head, tail; /* of its deltas */
@@ -52,14 +53,16 @@ struct gen {
     char id[ID_BYTES], model[PR_API_MODEL_NAME], level[16];
     bool stream;
     double began;
+    pr__model_metrics *metrics;
     atomic_uint refs;
     choice choices[PR_CHOICES_MAX];
     uint32_t n;
     pthread_mutex_t lock; /* guards the choices and everything below */
     uint32_t n_done;
     bool begun, failed;
-    pr_str events;  /* of one callback */
-    pr_str backlog; /* what the stream had no room for */
+    unsigned failure; /* its status */
+    pr_str events;    /* of one callback */
+    pr_str backlog;   /* what the stream had no room for */
     bool ended, given_up;
 };
 
@@ -183,6 +186,7 @@ static void fail(gen *g, const pr_err *err, uint32_t retry_after) {
     refusal f = refusal_of(err->status);
     if (g->failed) return;
     g->failed = true;
+    g->failure = f.status;
     if (g->begun) {
         pr_write_error(&g->events, err->text, f.code);
         send_events(g, true);
@@ -293,9 +297,17 @@ static void take_token(choice *c, const pr_job_token *t) {
     if (g->events.len) send_events(g, false);
 }
 
+static void measure_token(choice *c) {
+    double now = pr_now(), since = c->token_at != 0 ? c->token_at : c->gen->began;
+    pr__metrics_latency(c->gen->metrics, c->token_at != 0 ? PR__LATENCY_NEXT_TOKEN : PR__LATENCY_FIRST_TOKEN,
+                        now - since);
+    c->token_at = now;
+}
+
 static void on_token(void *arg, const pr_job_token *t) {
     choice *c = arg;
     pthread_mutex_lock(&c->gen->lock);
+    if (t->token >= 0) measure_token(c); /* others are text that was held back */
     take_token(c, t);
     pthread_mutex_unlock(&c->gen->lock);
 }
@@ -399,12 +411,35 @@ static void end_choice(choice *c) {
     send_events(g, last);
 }
 
+static pr__outcome outcome_of(pr_job_finish finish) {
+    switch (finish) {
+    case PR_JOB_STOP: return PR__OUTCOME_STOP;
+    case PR_JOB_LENGTH: return PR__OUTCOME_LENGTH;
+    case PR_JOB_TIMEOUT: return PR__OUTCOME_TIMEOUT;
+    case PR_JOB_CAPACITY: return PR__OUTCOME_CAPACITY;
+    case PR_JOB_CANCELLED: return PR__OUTCOME_CANCELLED;
+    case PR_JOB_ERROR: break;
+    }
+    return PR__OUTCOME_ERROR;
+}
+
+static void count_choice(gen *g, const pr_job_done *d) {
+    pr__counted counted = {outcome_of(d->finish), d->n_prompt, d->n_cached, d->n_generated};
+    pr__metrics_count(g->metrics, &counted);
+    if (d->finish != PR_JOB_ERROR) pr__metrics_latency(g->metrics, PR__LATENCY_QUEUE, d->queue_seconds);
+}
+
 static void count(gen *g) {
+    double seconds = pr_now() - g->began;
+    bool cancelled = g->choices[0].end.finish == PR_JOB_CANCELLED;
     pthread_mutex_lock(&g->api->lock);
     if (g->failed) g->api->n_failures++;
     else g->api->n_answers++;
-    if (!g->failed) g->api->answer_seconds += pr_now() - g->began;
+    if (!g->failed) g->api->answer_seconds += seconds;
     pthread_mutex_unlock(&g->api->lock);
+    if (cancelled) return; /* nobody waited for the end */
+    if (!g->failed || g->failure >= 500) pr__metrics_answered(g->api->metrics, g->failed);
+    if (!g->failed) pr__metrics_latency(g->metrics, PR__LATENCY_END_TO_END, seconds);
 }
 
 static void on_done(void *arg, const pr_job_done *done) {
@@ -415,6 +450,7 @@ static void on_done(void *arg, const pr_job_done *done) {
     c->end = *done;
     c->done = true;
     g->n_done++;
+    count_choice(g, done);
     if (came_to_nothing(done, &err)) fail(g, &err, done->retry_after);
     if (!g->failed) end_choice(c);
     bool all = g->n_done == g->n;
@@ -505,7 +541,10 @@ static bool begin(gen *g, pr_ask ask, bool stream) {
     if (ask == PR_ASK_QUERY) g->params.n = 1;
     g->reply.ask = ask;
     g->stream = stream || g->params.stream;
-    if (models->find(models->arg, g->params.model, g->model)) return true;
+    if (models->find(models->arg, g->params.model, g->model)) {
+        g->metrics = pr__metrics_model(g->api->metrics, g->model);
+        return true;
+    }
     pr_http_error(g->req, 404, "model_not_found", "model", 0, "there is no model \"%.100s\"", g->params.model);
     return false;
 }

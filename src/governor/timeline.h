@@ -16,6 +16,8 @@ typedef struct pr_timeline_entry {
     double time;  /* seconds since 1970 */
     char model[PR_TIMELINE_MODEL];
     pr_level from, to;
+    pr_gov_cause cause;
+    bool failed;     /* it could not be raised: to is where it stands */
     uint32_t cursor; /* increments in use afterwards */
     int64_t bytes;   /* of weights: freed below 0, taken above */
     double seconds;  /* the change took */

@@ -112,6 +112,8 @@ static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool
         .time = (double)time(NULL),
         .from = lane->move.from,
         .to = failed ? e->level : lane->move.to,
+        .cause = lane->move.cause,
+        .failed = failed,
         .cursor = e->cursor,
         .bytes = (int64_t)e->bytes - (int64_t)lane->move.bytes_before,
         .seconds = failed || overtaken               ? pr_now() - lane->move.began
@@ -127,10 +129,11 @@ static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool
     if (s->opts.moved && s->n_news < PR__NEWS_MAX) s->news[s->n_news++] = entry;
 }
 
-static void begin_move(pr__lane *lane, const pr_elastic_info *e, pr_level to, const char *reason) {
+static void begin_move(pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, const char *reason) {
     lane->move.on = true;
     lane->move.from = lane->levels.level;
-    lane->move.to = to;
+    lane->move.to = d->level;
+    lane->move.cause = d->cause;
     lane->move.bytes_before = e->bytes;
     lane->move.began = pr_now();
     snprintf(lane->move.reason, sizeof lane->move.reason, "%s", reason);
@@ -144,7 +147,7 @@ static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, con
     if (by_hand) lane->hand.fresh = false;
     if (st) return;
     if (lane->move.on) end_move(s, lane, e, true);
-    begin_move(lane, e, d->level, by_hand && lane->hand.budget ? "a budget set by hand" : d->reason);
+    begin_move(lane, e, d, by_hand && lane->hand.budget ? "a budget set by hand" : d->reason);
     lane->levels.level = d->level;
     lane->weights_due = by_hand && lane->hand.budget ? lane->hand.budget : e->level_bytes[d->level];
     pr_gov_clock_decided(&lane->clock, now, d);

@@ -61,6 +61,7 @@ typedef struct pr__lane {
     struct { /* a move under way */
         bool on;
         pr_level from, to;
+        pr_gov_cause cause;
         size_t bytes_before;
         double began;
         char reason[PR_GOV_REASON];
