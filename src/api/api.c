@@ -84,7 +84,8 @@ static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err
                    .context_max = set->context_length,
                    .context_fit = true,
                    .kv_contexts = set->num_parallel,
-                   .kv_type = set->kv_cache_type},
+                   .kv_type = set->kv_cache_type,
+                   .weights_budget = opts->weights_budget},
         .bytes_max = (size_t)pr_settings_cache_bytes(set, api->limit_bytes),
         .keep_alive_seconds = set->keep_alive_seconds < 0 ? 0 : set->keep_alive_seconds,
         .monitor = api->monitor,
@@ -110,6 +111,7 @@ static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
         .queue_max = api->settings.max_queue,
         .parallel = api->settings.num_parallel,
         .serial = opts->serial,
+        .weights_budget = opts->weights_budget,
         .total_seconds = opts->total_seconds,
     };
     return pr_sched_open(&o, &api->sched, err);

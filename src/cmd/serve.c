@@ -17,6 +17,7 @@
 #include "cmd/catalogue.h"
 #include "cmd/client.h"
 #include "cmd/commands.h"
+#include "cmd/elastic.h"
 #include "cmd/runfile.h"
 #include "cmd/term.h"
 
@@ -29,6 +30,7 @@ typedef struct serve {
     pr_setting_flag flags[PR_SETTING_COUNT];
     pr_settings settings;
     const char *memory_source;
+    size_t weights_budget;
     uint32_t threads;
     float grace, total;
     bool preload, serial, quiet;
@@ -140,6 +142,7 @@ static pr_status open_api(serve *s) {
         .memory_source = s->memory_source,
         .n_threads = (int)s->threads,
         .serial = s->serial,
+        .weights_budget = s->weights_budget,
         .total_seconds = (double)s->total,
     };
     bool colon = strchr(s->settings.host, ':') != NULL;
@@ -233,6 +236,8 @@ int pr__cmd_serve(int argc, const char **argv) {
          NULL},
         {"memory", 0, PR_FLAG_TEXT, "SIZE", "what this program may use (all there is)", (void *)value_of(&s, "memory"),
          NULL, NULL},
+        {"weights-budget", 0, PR_FLAG_CALL, "SIZE", "weights of an elastic model may take (all there is)",
+         &s.weights_budget, pr__parse_size, NULL},
         {"parallel", 0, PR_FLAG_TEXT, "N", "requests that run at once (8)", (void *)value_of(&s, "num-parallel"), NULL,
          NULL},
         {"context", 'c', PR_FLAG_TEXT, "N", "tokens of a request (2048)", (void *)value_of(&s, "context-length"), NULL,

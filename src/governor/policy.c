@@ -13,6 +13,7 @@
 #include "governor/policy.h"
 
 #include <assert.h>
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -134,14 +135,20 @@ static double fraction(const pr_gov_snapshot *snap, double bytes) {
     return snap->limit_bytes ? bytes / (double)snap->limit_bytes : 1;
 }
 
-static double projected_use(const pr_gov_snapshot *snap, pr_level level, uint64_t request_bytes) {
+/* Used by everybody but this model's weights. */
+static double others(const pr_gov_snapshot *snap) {
     double used = (double)snap->used_bytes, weights = (double)snap->weight_bytes;
-    if (!snap->projected) used = (used > weights ? used - weights : 0) + (double)snap->level_bytes[level];
-    return fraction(snap, used + (double)request_bytes);
+    return used > weights ? used - weights : 0;
+}
+
+/* Use with so many bytes of weights, and the waiting request. */
+static double use_with(const pr_gov_snapshot *snap, uint64_t weight_bytes) {
+    double used = snap->projected ? (double)snap->used_bytes : others(snap) + (double)weight_bytes;
+    return fraction(snap, used + (double)snap->request_bytes);
 }
 
 double pr_gov_projected(const pr_gov_snapshot *snap, pr_level level) {
-    return projected_use(snap, level, snap->request_bytes);
+    return use_with(snap, snap->level_bytes[level]);
 }
 
 static double projected(const pr_case *c, pr_level level) { return pr_gov_projected(c->snap, level); }
@@ -177,14 +184,20 @@ pr_level pr_gov_allowed(const pr_gov_settings *set, const pr_gov_snapshot *snap)
 
 /* ---- choice ----------------------------------------------------------- */
 
-/* What table and priority call for, with memory or, as if there were plenty, by load alone. */
-static pr_level choose(const pr_case *c, bool with_memory) {
+/* What the table calls for, with memory or, as if there were plenty, by load alone. */
+static pr_level by_table(const pr_case *c, bool with_memory) {
     pr_level best = highest(c->mask);
     while (best != lowest(c->mask)) {
         /* A model whose top is int4 is at its best where the table says fp16. */
         if (pr_gov_table(c->set, with_memory ? projected(c, best) : 0, c->requests) >= best) break;
         best = below(c->mask, best);
     }
+    return best;
+}
+
+/* And priority. */
+static pr_level choose(const pr_case *c, bool with_memory) {
+    pr_level best = by_table(c, with_memory);
     if (c->snap->priority == PR_PRIORITY_SPEED) return below(c->mask, best);
     if (c->snap->priority == PR_PRIORITY_BALANCED) return best;
     pr_level up = above(c->mask, best);
@@ -211,26 +224,87 @@ static pr_level target(const pr_case *c, pr_level from, bool *immaterial) {
     return *immaterial ? instead : to;
 }
 
+/* ---- between the levels ------------------------------------------------ */
+
+/* The use below which the table grants a level with so many requests; 0: never. */
+static double line_of(const pr_gov_settings *set, pr_level level, uint32_t requests) {
+    const double lines[] = {set->memory_critical, set->memory_tight, set->memory_moderate, set->memory_comfortable};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        if (pr_gov_table(set, nextafter(lines[i], 0), requests) >= level) return lines[i];
+    }
+    return 0;
+}
+
+static uint64_t cap_of(const pr_gov_snapshot *snap) {
+    return snap->weight_bytes_max ? snap->weight_bytes_max : UINT64_MAX;
+}
+
+/* A level's own bytes. Of int2, what the cap leaves, and the least there is where that does not fit. */
+static uint64_t own_bytes(const pr_case *c, pr_level level) {
+    const pr_gov_snapshot *snap = c->snap;
+    uint64_t own = snap->level_bytes[level], least = snap->weight_bytes_min;
+    if (level > PR_LEVEL_INT2 || !least) return own;
+    if (!snap->projected && projected(c, level) > c->set->memory_full) return least;
+    uint64_t cap = cap_of(snap);
+    return own <= cap ? own : cap > least ? cap : least;
+}
+
+/* Bytes that the weights may take at a level: its own, or more, below the next level's. */
+static uint64_t place(const pr_case *c, pr_level level) {
+    const pr_gov_snapshot *snap = c->snap;
+    uint64_t own = own_bytes(c, level), cap = cap_of(snap);
+    if (level >= snap->top || snap->priority == PR_PRIORITY_SPEED || own < snap->level_bytes[level]) return own;
+    bool wish = snap->priority == PR_PRIORITY_QUALITY && level == by_table(c, true);
+    double line = wish ? c->set->memory_critical : line_of(c->set, (pr_level)(level + 1), c->requests);
+    uint64_t most = snap->level_bytes[level + 1] > own ? snap->level_bytes[level + 1] - 1 : own;
+    if (most > cap) most = cap;
+    if (snap->projected) return most > own && use_with(snap, 0) < line ? most : own;
+    double room = line * (double)snap->limit_bytes - others(snap) - (double)snap->request_bytes;
+    if (room <= (double)own || most <= own) return own;
+    return room > (double)most ? most : (uint64_t)ceil(room) - 1; /* below the line, not on it */
+}
+
 /* ---- outcome ---------------------------------------------------------- */
 
-static void settle(const pr_case *c, pr_level level, pr_gov_cause cause, pr_gov_decision *d) {
+static uint64_t due(const pr_gov_snapshot *snap) {
+    return snap->weight_bytes_due ? snap->weight_bytes_due : snap->weight_bytes;
+}
+
+/* Stand at a level with so many bytes. */
+static void settle_at(const pr_case *c, pr_level level, uint64_t bytes, pr_gov_cause cause, pr_gov_decision *d) {
     const pr_gov_snapshot *snap = c->snap;
     d->level = level;
+    d->weight_bytes = bytes;
     d->cause = cause;
     d->changed = !snap->loaded || level != c->level;
-    d->direction = !snap->loaded || level == c->level ? 0 : level < c->level ? -1 : 1;
-    uint64_t bytes = snap->level_bytes[level];
-    if (d->changed && bytes > snap->weight_bytes) d->needed_bytes = bytes - snap->weight_bytes;
-    if (d->changed && bytes < snap->weight_bytes) d->freed_bytes = snap->weight_bytes - bytes;
-    d->use = projected(c, level);
+    d->moves = d->changed || bytes != due(snap);
+    d->direction = 0;
+    if (snap->loaded && level != c->level) d->direction = level < c->level ? -1 : 1;
+    else if (snap->loaded && d->moves) d->direction = bytes < due(snap) ? -1 : 1;
+    if (d->moves && bytes > snap->weight_bytes) d->needed_bytes = bytes - snap->weight_bytes;
+    if (d->moves && bytes < snap->weight_bytes) d->freed_bytes = snap->weight_bytes - bytes;
+    d->use = use_with(snap, bytes);
     d->floor_met = !c->has_floor || level >= c->floor;
     d->request_fits = fits(c, level);
 }
 
+/* With the level's own bytes. */
+static void settle(const pr_case *c, pr_level level, pr_gov_cause cause, pr_gov_decision *d) {
+    settle_at(c, level, own_bytes(c, level), cause, d);
+}
+
+static void settle_placed(const pr_case *c, pr_level level, pr_gov_cause cause, pr_gov_decision *d) {
+    settle_at(c, level, place(c, level), cause, d);
+}
+
+/* Where it stands, to the byte. */
+static void settle_still(const pr_case *c, pr_gov_decision *d) { settle_at(c, c->level, due(c->snap), PR_GOV_STAY, d); }
+
 static void say_head(const pr_case *c, pr_gov_decision *d) {
     const char *to = pr_level_name(d->level);
     if (!c->snap->loaded) say(d, "%s: ", to);
-    else if (!d->changed) say(d, "stays at %s: ", to);
+    else if (!d->moves) say(d, "stays at %s: ", to);
+    else if (!d->changed) say(d, "%s within %s: ", d->direction < 0 ? "down" : "up", to);
     else say(d, "%s from %s to %s: ", d->direction < 0 ? "down" : "up", pr_level_name(c->level), to);
 }
 
@@ -240,9 +314,33 @@ static void say_load(const pr_case *c, pr_gov_decision *d) {
 }
 
 static void say_tail(const pr_case *c, const pr_gov_decision *was, pr_gov_decision *d) {
-    if (d->changed && c->snap->loaded) say(d, "; %.0f%% then", was->use * 100);
+    if (d->moves && c->snap->loaded) say(d, "; %.0f%% then", was->use * 100);
     if (!d->floor_met) say(d, "; the floor %s cannot be met", pr_level_name(c->floor));
     if (!d->request_fits) say(d, d->level == lowest(c->mask) ? "; nothing fits" : "; does not fit");
+}
+
+static void say_down(const pr_case *c, pr_gov_decision *d) {
+    char bytes[32];
+    uint64_t cap = c->snap->weight_bytes_max;
+    say_head(c, d);
+    if (d->cause == PR_GOV_REQUEST) {
+        say(d, "a request of %s would not fit (%.0f%%), ", pr_format_bytes(bytes, sizeof bytes, c->snap->request_bytes),
+            use_with(c->snap, due(c->snap)) * 100);
+    } else {
+        say(d, "memory %.0f%%, ", c->use * 100);
+    }
+    say_load(c, d);
+    if (cap && due(c->snap) > cap) say(d, ", weights may take %s", pr_format_bytes(bytes, sizeof bytes, cap));
+    say(d, "; frees %s", pr_format_bytes(bytes, sizeof bytes, d->freed_bytes));
+    say_tail(c, d, d);
+}
+
+static void say_calm(const pr_case *c, pr_gov_decision *d) {
+    say_head(c, d);
+    say(d, "memory %.0f%%, ", c->use * 100);
+    say_load(c, d);
+    say(d, ", calm for %.0f s", c->snap->calm_seconds);
+    say_tail(c, d, d);
 }
 
 /* ---- rules ------------------------------------------------------------ */
@@ -252,8 +350,9 @@ static void decide_forced(const pr_case *c, pr_gov_decision *d) {
     pr_level want = at_most(c->mask, c->snap->force), level = want;
     while (!fits(c, level) && level != lowest(c->mask)) level = below(c->mask, level);
     bool wait = c->snap->loaded && level > c->level && c->snap->down_seconds < c->set->dwell_seconds;
-    settle(c, wait ? c->level : level, PR_GOV_FORCE, d);
-    if (!d->changed) d->cause = PR_GOV_STAY;
+    if (wait) settle_still(c, d);
+    else settle(c, level, PR_GOV_FORCE, d);
+    if (!d->moves) d->cause = PR_GOV_STAY;
     if (d->level < want && d->direction < 0) d->cause = PR_GOV_MEMORY; /* not by hand: it counts as a downgrade */
     say_head(c, d);
     say(d, "%s set by hand", pr_level_name(c->snap->force));
@@ -263,10 +362,21 @@ static void decide_forced(const pr_case *c, pr_gov_decision *d) {
     say_tail(c, d, d);
 }
 
+static void decide_cap(const pr_case *c, pr_gov_decision *d) {
+    char bytes[32];
+    settle_placed(c, held_up(c, choose(c, true)), PR_GOV_FORCE, d);
+    if (!d->moves) d->cause = PR_GOV_STAY;
+    say_head(c, d);
+    say(d, "weights may take %s by hand, memory %.0f%%, ",
+        pr_format_bytes(bytes, sizeof bytes, c->snap->weight_bytes_max), c->use * 100);
+    say_load(c, d);
+    say_tail(c, d, d);
+}
+
 static void decide_emergency(const pr_case *c, pr_gov_decision *d) {
     char bytes[32];
     settle(c, lowest(c->mask), PR_GOV_MEMORY, d);
-    if (!d->changed) d->cause = PR_GOV_STAY;
+    if (!d->moves) d->cause = PR_GOV_STAY;
     say_head(c, d);
     say(d, "memory %.0f%%, emergency", c->use * 100);
     if (d->freed_bytes) say(d, "; frees %s", pr_format_bytes(bytes, sizeof bytes, d->freed_bytes));
@@ -278,7 +388,7 @@ static void decide_first(const pr_case *c, pr_gov_decision *d) {
     pr_case idle = *c; /* where the change would begin: what it would be with neither load nor want of memory */
     idle.requests = 0;
     pr_level level = target(c, held_up(c, choose(&idle, false)), &immaterial);
-    settle(c, level, PR_GOV_LOAD, d);
+    settle_placed(c, level, PR_GOV_LOAD, d);
     say_head(c, d);
     say(d, "memory %.0f%% with it, ", d->use * 100);
     say_load(c, d);
@@ -295,26 +405,39 @@ static bool decide_down(const pr_case *c, pr_gov_decision *d, bool *immaterial) 
     if (!tight && !waiting && fits(c, c->level)) return false;
     pr_level level = target(c, c->level, immaterial);
     if (level >= c->level) return false;
-    settle(c, level, tight || !waiting ? PR_GOV_MEMORY : PR_GOV_REQUEST, d);
-    char bytes[32];
-    say_head(c, d);
-    if (d->cause == PR_GOV_REQUEST) {
-        say(d, "a request of %s would not fit (%.0f%%), ", pr_format_bytes(bytes, sizeof bytes, snap->request_bytes),
-            projected(c, c->level) * 100);
-    } else {
-        say(d, "memory %.0f%%, ", c->use * 100);
-    }
-    say_load(c, d);
-    say(d, "; frees %s", pr_format_bytes(bytes, sizeof bytes, d->freed_bytes));
-    say_tail(c, d, d);
+    settle_placed(c, level, tight || !waiting ? PR_GOV_MEMORY : PR_GOV_REQUEST, d);
+    say_down(c, d);
+    return true;
+}
+
+/* Time to raise something. */
+static bool is_calm(const pr_case *c) {
+    const pr_gov_snapshot *snap = c->snap;
+    double dwell = c->set->dwell_seconds;
+    return c->use < c->set->memory_comfortable && c->requests < c->set->load_low && snap->calm_seconds >= dwell &&
+           snap->down_seconds >= dwell;
+}
+
+/* The weights within their level: give way at once when memory is short, take what there is after a calm time. */
+static bool decide_within(const pr_case *c, pr_gov_decision *d) {
+    const pr_gov_snapshot *snap = c->snap;
+    uint64_t now = due(snap), to = place(c, c->level), cap = snap->weight_bytes_max;
+    bool over = (cap && now > cap && to < now) || use_with(snap, now) > c->set->memory_full;
+    double apart = fabs((double)to - (double)now);
+    if (to == now || (!over && apart < c->set->materiality * (double)snap->limit_bytes)) return false;
+    if (to > now && !is_calm(c)) return false;
+    bool waiting = snap->request_bytes > 0 && use_with(snap, now) >= c->set->memory_critical;
+    if (to < now && !over && !waiting && c->use < c->set->memory_moderate) return false;
+    settle_at(c, c->level, to, to > now ? PR_GOV_CALM : waiting ? PR_GOV_REQUEST : PR_GOV_MEMORY, d);
+    if (to < now) say_down(c, d);
+    else say_calm(c, d);
     return true;
 }
 
 /* Upwards, to the floor or after a calm time. */
 static bool decide_up(const pr_case *c, pr_gov_decision *d) {
     const pr_gov_snapshot *snap = c->snap;
-    double dwell = c->set->dwell_seconds;
-    if (snap->down_seconds < dwell) return false;
+    if (snap->down_seconds < c->set->dwell_seconds) return false;
     if (c->has_floor && c->level < c->floor && roomy(c, c->floor)) {
         settle(c, c->floor, PR_GOV_FLOOR, d);
         say_head(c, d);
@@ -322,15 +445,10 @@ static bool decide_up(const pr_case *c, pr_gov_decision *d) {
         say_tail(c, d, d);
         return true;
     }
-    bool calm = c->use < c->set->memory_comfortable && c->requests < c->set->load_low && snap->calm_seconds >= dwell;
     pr_level up = above(c->mask, c->level);
-    if (!calm || up == c->level || choose(c, true) < up) return false;
+    if (!is_calm(c) || up == c->level || choose(c, true) < up) return false;
     settle(c, up, PR_GOV_CALM, d);
-    say_head(c, d);
-    say(d, "memory %.0f%%, ", c->use * 100);
-    say_load(c, d);
-    say(d, ", calm for %.0f s", snap->calm_seconds);
-    say_tail(c, d, d);
+    say_calm(c, d);
     return true;
 }
 
@@ -346,8 +464,10 @@ void pr_gov_decide(const pr_gov_settings *set, const pr_gov_snapshot *snap, pr_g
         decide_forced(&c, out);
     } else if (!snap->loaded) {
         decide_first(&c, out);
-    } else if (!decide_down(&c, out, &immaterial) && !decide_up(&c, out)) {
-        settle(&c, c.level, PR_GOV_STAY, out);
+    } else if (snap->cap_given) {
+        decide_cap(&c, out);
+    } else if (!decide_down(&c, out, &immaterial) && !decide_up(&c, out) && !decide_within(&c, out)) {
+        settle_still(&c, out);
         say_head(&c, out);
         say(out, "memory %.0f%%, ", c.use * 100);
         say_load(&c, out);
@@ -368,7 +488,7 @@ void pr_gov_clock_read(pr_gov_clock *clock, const pr_gov_settings *set, double n
 }
 
 void pr_gov_clock_decided(pr_gov_clock *clock, double now, const pr_gov_decision *decision) {
-    if (!decision->changed) return;
+    if (!decision->moves) return;
     clock->calm_since = now;
     if (decision->direction >= 0 || decision->cause == PR_GOV_FORCE) return;
     clock->down_at = now;

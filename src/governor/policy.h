@@ -17,6 +17,13 @@
  *    time of a downgrade; until then the table goes on deciding.
  *  - A level set by hand goes over table, load, priority and floor; only bytes stop it, and after they have lowered it the
  *    dwell time passes before it is raised again.
+ *  - Between the levels: a level's own bytes are the least. Where bytes alone keep the next level away (the table grants it for so
+ *    many requests at less use), the weights may take what keeps use below the line where it would be granted. They are
+ *    given that at load and when they go down, and taken up to it after a calm time like a level; they give way at once when use
+ *    reaches .60 or something does not fit. Differences under the materiality are not followed. For priority speed, for
+ *    a level set by hand, and for a floor that holds the model above the table's choice it is the level's own bytes. Where int2 itself
+ *    does not fit, the least there is.
+ *  - A cap set by hand is followed at once, up or down, as if the model were loaded anew; after that like any other.
  *  - Load alone never lowers a loaded model: it decides how far memory lowers it.
  *  - No raise comes within a dwell time of a downgrade that was not made by hand. A downgrade may follow a raise at
  *    once: waiting would be a gamble with the machine. It takes more memory used by others, or more requests, to cause it,
@@ -57,14 +64,17 @@ typedef struct pr_gov_snapshot {
     pr_level level;                  /* of the loaded model; above the top means its top */
     pr_level top;                    /* highest level it has */
     uint64_t weight_bytes;           /* in memory now; 0 when not loaded */
+    uint64_t weight_bytes_due;       /* where they were last told to stand; 0: weight_bytes */
     uint64_t level_bytes[PR_LEVELS]; /* at each level, not falling; above the top they repeat */
-    uint64_t weight_bytes_max;       /* cap on them (MAX_MODEL_CACHE_MB); 0: none */
+    uint64_t weight_bytes_min;       /* the least there is; 0: level_bytes[PR_LEVEL_INT2] */
+    uint64_t weight_bytes_max;       /* cap on them (MAX_MODEL_CACHE_MB, a budget by hand); 0: none */
     uint64_t n_params;               /* 0: unknown */
     uint32_t levels_able;            /* bit 1 << level: the device can run it; 0: all */
 
     uint32_t running, queued;
     uint64_t request_bytes; /* what the next request needs besides weights (KV, scratch); 0: none waits */
     pr_priority priority;
+    bool cap_given; /* weight_bytes_max was set by hand just now: take what it and the table allow at once */
     bool emergency; /* the memory guard's: the lowest level at once, whatever else is asked */
     bool floor_given, force_given;
     pr_level floor; /* min_quantization; without one a model under 1e9 parameters has int4 */
@@ -89,8 +99,10 @@ enum { PR_GOV_REASON = 201 };
 typedef struct pr_gov_decision {
     pr_level level;
     pr_gov_cause cause;
-    bool changed;                       /* not the loaded level; always true for a first choice */
-    int direction;                      /* -1 down, 0 stays or first choice, 1 up */
+    uint64_t weight_bytes; /* where weights should stand: the level's own bytes, or more up to the next's */
+    bool changed;          /* not the loaded level; always true for a first choice */
+    bool moves;            /* changed, or the weights are to stand elsewhere at the same level */
+    int direction;         /* of the move: -1 down, 0 stays or first choice, 1 up */
     uint64_t freed_bytes, needed_bytes; /* of weights, by this change; one of them is 0 */
     double use;                         /* projected, with the waiting request */
     bool floor_met;                     /* the floor holds at this level; true when there is none */
@@ -104,12 +116,6 @@ void pr_gov_decide(const pr_gov_settings *set, const pr_gov_snapshot *snapshot, 
 double pr_gov_projected(const pr_gov_snapshot *snapshot, pr_level level);
 /* The highest level that a floor may raise the model to: projected use below critical. The lowest there is when none. */
 pr_level pr_gov_allowed(const pr_gov_settings *set, const pr_gov_snapshot *snapshot);
-
-/* Bytes of weights that may be held at a level (usually the decided one), so that the cursor can stand anywhere: at least
- * the level's own, at most those of the next level, and between them as many as keep use below the line where the table
- * would grant that next level. Where that differs from the weights held now by less than the materiality, these are
- * kept, so that the cursor does not follow noise. */
-uint64_t pr_gov_weights_budget(const pr_gov_settings *set, const pr_gov_snapshot *snapshot, pr_level level);
 
 /* ---- time ------------------------------------------------------------- */
 

@@ -1,39 +1,10 @@
 /*
- * Policy: bytes between the levels, and plans for models that are not there.
+ * Policy: plans for models that are not there.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "governor/policy.h"
-
-/* ---- budget ----------------------------------------------------------- */
-
-/* The use below which the table grants a level with so many requests; 0: never. */
-static double line_of(const pr_gov_settings *set, pr_level level, uint32_t requests) {
-    const double lines[] = {set->memory_critical, set->memory_tight, set->memory_moderate, set->memory_comfortable};
-    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
-        if (pr_gov_table(set, nextafter(lines[i], 0), requests) >= level) return lines[i];
-    }
-    return 0;
-}
-
-uint64_t pr_gov_weights_budget(const pr_gov_settings *set, const pr_gov_snapshot *snap, pr_level level) {
-    if (level >= snap->top) return snap->level_bytes[snap->top];
-    uint64_t least = snap->level_bytes[level], most = snap->level_bytes[level + 1];
-    if (snap->weight_bytes_max && most > snap->weight_bytes_max) most = snap->weight_bytes_max;
-    if (most <= least) return least;
-    uint32_t requests = snap->running > UINT32_MAX - snap->queued ? UINT32_MAX : snap->running + snap->queued;
-    double room = line_of(set, (pr_level)(level + 1), requests) * (double)snap->limit_bytes;
-    double weights = (double)snap->weight_bytes, used = (double)snap->used_bytes;
-    double others = used > weights ? used - weights : 0;
-    double bytes = room - others - (double)snap->request_bytes;
-    /* Below the line, not on it: one byte less. */
-    uint64_t budget = bytes <= (double)least ? least : bytes > (double)most ? most : (uint64_t)ceil(bytes) - 1;
-    uint64_t now = snap->weight_bytes, apart = now > budget ? now - budget : budget - now;
-    bool near = (double)apart < set->materiality * (double)snap->limit_bytes;
-    return near && now >= least && now <= most ? now : budget;
-}
 
 /* ---- calculate --------------------------------------------------------- */
 

@@ -205,6 +205,8 @@ static pr_status estimate(const pr_registry *r, const char *path, need *out, pr_
     out->fixed = info.kv_bytes_max + info.scratch_bytes + (out->elastic.elastic ? 0 : info.weight_bytes);
     out->least = out->elastic.bytes_min;
     out->most = out->elastic.bytes_max;
+    size_t budget = out->elastic.elastic ? r->opts.engine.weights_budget : 0;
+    if (budget && budget < out->most) out->most = budget;
     out->at_once = info.scratch_bytes + (out->elastic.elastic ? out->least : info.weight_bytes);
     if (r->opts.monitor) pr_monitor_sample(r->opts.monitor, &out->machine);
     pr_estimate_close(e);
@@ -219,15 +221,15 @@ static size_t first_weights(const pr_registry *r, const need *n, size_t room) {
                             .used_bytes = n->machine.used_bytes,
                             .projected = n->machine.scripted,
                             .top = n->elastic.top,
-                            .weight_bytes_max = room,
+                            .weight_bytes_min = n->least,
+                            .weight_bytes_max = weights,
                             .n_params = n->n_params,
                             .queued = n->requests,
                             .request_bytes = n->scratch};
     pr_gov_decision d;
     for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = n->elastic.level_bytes[l];
     pr_gov_decide(r->opts.gov, &snap, &d);
-    size_t chosen = n->elastic.level_bytes[d.level];
-    return chosen < weights ? chosen : weights;
+    return d.weight_bytes < weights ? d.weight_bytes : weights;
 }
 
 static pr_status refuse(const pr_registry *r, const pr_model *m, const need *n, pr_err *err) {

@@ -22,7 +22,7 @@ typedef struct pr_registry pr_registry;
 typedef struct pr_model pr_model; /* a resident model, held */
 
 typedef struct pr_registry_opts {
-    pr_engine_opts engine; /* for every model; level and weights_budget are chosen here */
+    pr_engine_opts engine; /* for every model; level is chosen here, weights_budget is the most for each */
     size_t bytes_max; /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
     double keep_alive_seconds; /* 0: for ever */
     /* With a monitor, a model that the machine has no memory for is refused (PR_ERR_LIMIT). With both, an elastic model begins

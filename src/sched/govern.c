@@ -19,6 +19,7 @@ pr__lane *pr__sched_lane(pr_sched *s, const pr_model *model) {
     if (l) return l;
     l = pr__lane_new(model, &s->prefix);
     if (!l) return NULL;
+    l->budget = s->opts.weights_budget;
     l->next = s->lanes;
     s->lanes = l;
     s->sampled_at = 0; /* what was seen of the machine may not have its bytes, or half of them */
@@ -78,7 +79,7 @@ static uint64_t used_by_all(const pr_sched *s, const pr__lane *lane) {
 
 static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, const pr_elastic_info *e) {
     size_t most = pr_registry_bytes_max(s->opts.registry), all = pr_registry_bytes(s->opts.registry);
-    size_t others = all > e->bytes ? all - e->bytes : 0;
+    size_t others = all > e->bytes ? all - e->bytes : 0, room = most > others ? most - others : 1;
     pr_gov_snapshot snap = {
         .limit_bytes = s->sample.limit_bytes,
         .used_bytes = used_by_all(s, lane),
@@ -87,7 +88,9 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
         .level = lane->levels.level,
         .top = e->top,
         .weight_bytes = e->bytes,
-        .weight_bytes_max = most > others ? most - others : 1,
+        .weight_bytes_due = lane->weights_due,
+        .weight_bytes_min = e->bytes_min,
+        .weight_bytes_max = lane->budget && lane->budget < room ? lane->budget : room,
         .n_params = lane->info.n_params,
         .running = lane->running.n,
         .queued = waiting_for(s, lane->model),
@@ -95,6 +98,7 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
         .priority = priority_of(lane),
         .force_given = lane->hand.on,
         .force = lane->hand.level,
+        .cap_given = lane->hand.fresh && lane->budget,
         .emergency = s->emergency,
     };
     for (int l = 0; l < PR_LEVELS; l++) snap.level_bytes[l] = e->level_bytes[l];
@@ -106,8 +110,7 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
 
 /* Tell of a move that is through, has failed, or is overtaken by the next one. */
 static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool overtaken) {
-    bool failed = !overtaken && e->raise_err.status != PR_OK && lane->move.to > lane->move.from &&
-                  e->level < lane->move.to;
+    bool failed = !overtaken && lane->move.up && e->raise_err.status != PR_OK;
     pr_timeline_entry entry = {
         .time = (double)time(NULL),
         .from = lane->move.from,
@@ -116,40 +119,41 @@ static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool
         .failed = failed,
         .cursor = e->cursor,
         .bytes = (int64_t)e->bytes - (int64_t)lane->move.bytes_before,
-        .seconds = failed || overtaken               ? pr_now() - lane->move.began
-                   : lane->move.to < lane->move.from ? e->drop_seconds
-                                                     : e->raise_seconds,
+        .seconds = failed || overtaken ? pr_now() - lane->move.began
+                   : lane->move.up     ? e->raise_seconds
+                                       : e->drop_seconds,
     };
     snprintf(entry.model, sizeof entry.model, "%.*s", (int)sizeof entry.model - 1, lane->name);
     if (failed) snprintf(entry.reason, sizeof entry.reason, "not raised: %.180s", e->raise_err.text);
     else snprintf(entry.reason, sizeof entry.reason, "%.180s%s", lane->move.reason, overtaken ? "; overtaken" : "");
     lane->move.on = false;
-    if (failed) lane->levels.level = e->level;
+    if (failed) lane->levels.level = e->level, lane->weights_due = e->bytes;
     if (s->opts.timeline) entry.seq = pr_timeline_append(s->opts.timeline, &entry);
     if (s->opts.moved && s->n_news < PR__NEWS_MAX) s->news[s->n_news++] = entry;
 }
 
-static void begin_move(pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, const char *reason) {
+static void begin_move(pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d) {
     lane->move.on = true;
+    lane->move.up = d->weight_bytes > lane->weights_due;
     lane->move.from = lane->levels.level;
     lane->move.to = d->level;
     lane->move.cause = d->cause;
     lane->move.bytes_before = e->bytes;
     lane->move.began = pr_now();
-    snprintf(lane->move.reason, sizeof lane->move.reason, "%s", reason);
+    snprintf(lane->move.reason, sizeof lane->move.reason, "%s", d->reason);
 }
 
 static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, double now) {
-    bool by_hand = !s->emergency && lane->hand.on && d->level == lane->hand.level;
-    if (!d->changed && !(by_hand && lane->hand.fresh)) return;
-    pr_status st = by_hand && lane->hand.budget ? pr_engine_set_weights_budget(lane->engine, lane->hand.budget, NULL)
-                                                : pr_engine_set_level(lane->engine, d->level, NULL);
-    if (by_hand) lane->hand.fresh = false;
+    lane->hand.fresh = false;
+    if (!d->moves) return;
+    bool exact = d->weight_bytes == e->level_bytes[d->level];
+    pr_status st = exact ? pr_engine_set_level(lane->engine, d->level, NULL)
+                         : pr_engine_set_weights_budget(lane->engine, d->weight_bytes, NULL);
     if (st) return;
     if (lane->move.on) end_move(s, lane, e, true);
-    begin_move(lane, e, d, by_hand && lane->hand.budget ? "a budget set by hand" : d->reason);
+    begin_move(lane, e, d);
     lane->levels.level = d->level;
-    lane->weights_due = by_hand && lane->hand.budget ? lane->hand.budget : e->level_bytes[d->level];
+    lane->weights_due = d->weight_bytes;
     pr_gov_clock_decided(&lane->clock, now, d);
 }
 
@@ -200,7 +204,7 @@ static pr_status find_resident(pr_sched *s, const char *model, pr__lane **out, p
     return lane ? PR_OK : pr_fail(err, PR_ERR_NOTFOUND, "model: \"%.100s\" is not loaded", model);
 }
 
-static pr_status set_hand(pr__lane *lane, pr_level level, size_t budget, pr_err *err) {
+static pr_status set_hand(const pr_sched *s, pr__lane *lane, pr_level level, size_t budget, pr_err *err) {
     pr_elastic_info e;
     char want[32], least[32];
     pr_engine_elastic(lane->engine, &e);
@@ -211,12 +215,10 @@ static pr_status set_hand(pr__lane *lane, pr_level level, size_t budget, pr_err 
         return pr_fail(err, PR_ERR_LIMIT, "a weights budget of %s is too small: %s takes at least %s",
                        pr_format_bytes(want, sizeof want, budget), lane->name,
                        pr_format_bytes(least, sizeof least, e.bytes_min));
-    if (level > e.top) level = e.top;
-    if (budget)
-        for (level = e.top; level > PR_LEVEL_INT2 && e.level_bytes[level] > budget;) level--;
-    lane->hand.on = lane->hand.fresh = true;
-    lane->hand.level = level;
-    lane->hand.budget = budget;
+    lane->hand.on = budget == 0;
+    lane->hand.fresh = true;
+    lane->hand.level = level < e.top ? level : e.top;
+    lane->budget = budget ? budget : s->opts.weights_budget;
     return PR_OK;
 }
 
@@ -224,7 +226,7 @@ pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t b
     pr__lane *lane;
     pthread_mutex_lock(&s->lock);
     pr_status st = find_resident(s, model, &lane, err);
-    if (!st) st = set_hand(lane, level, budget, err);
+    if (!st) st = set_hand(s, lane, level, budget, err);
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return st;
@@ -234,7 +236,11 @@ pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err) {
     pr__lane *lane;
     pthread_mutex_lock(&s->lock);
     pr_status st = find_resident(s, model, &lane, err);
-    if (!st) lane->hand.on = lane->hand.fresh = false;
+    if (!st) {
+        lane->hand.on = false;
+        lane->hand.fresh = true;
+        lane->budget = s->opts.weights_budget;
+    }
     pthread_mutex_unlock(&s->lock);
     return st;
 }

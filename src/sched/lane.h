@@ -53,13 +53,13 @@ typedef struct pr__lane {
     uint32_t pages_used; /* after the last step, for who counts */
     pr_gov_levels levels;
     pr_gov_plan plan; /* of the last judgement: whether somebody waits for a higher level */
-    struct {          /* a level, or a budget, was set by somebody; fresh: just now */
+    size_t budget;    /* what weights may take at most; 0: what there is */
+    struct {          /* a level was set by somebody, who said something just now (fresh) */
         bool on, fresh;
         pr_level level;
-        size_t budget;
     } hand;
     struct { /* a move under way */
-        bool on;
+        bool on, up;
         pr_level from, to;
         pr_gov_cause cause;
         size_t bytes_before;

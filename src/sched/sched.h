@@ -84,7 +84,8 @@ typedef struct pr_sched_opts {
     uint32_t sessions_max;  /* running sessions with pages; 0: 64 */
     uint32_t prefill_chunk; /* prompt tokens in a step beside decoding sessions; 0: 96 */
     bool serial;
-    bool prefix_off; /* no reuse of prefixes between requests */
+    size_t weights_budget; /* bytes that the weights of an elastic model may take; 0: what there is */
+    bool prefix_off;       /* no reuse of prefixes between requests */
     double queue_seconds, load_seconds, first_token_seconds, stall_seconds, park_seconds; /* 0: 30, 120, 30, 30, 30 */
     double total_seconds;                                                                 /* 0: no limit */
 } pr_sched_opts;
@@ -99,11 +100,12 @@ pr_status pr_sched_submit(pr_sched *s, const pr_job *job, pr_job_id *id, pr_err 
 /* Its slot is free within a step; on_done comes with PR_JOB_CANCELLED unless it was done. Unknown ids are ignored. */
 void pr_sched_cancel(pr_sched *s, pr_job_id id);
 
-/* Move a resident model by hand: to a budget of weights in bytes, or (0) to a level. Done before the next step, as near to it as
- * bytes allow then, and kept to until pr_sched_auto(). PR_ERR_NOTFOUND: the model is not resident; PR_ERR_UNSUPPORTED: it has
+/* By hand: move a resident model to a level, before the next step, as near to it as bytes allow then, and kept to until
+ * pr_sched_auto(). Or (budget not 0) leave its level to the governor, but never let its weights take more than so many bytes; it
+ * moves to what they and the policy allow at once, either way. PR_ERR_NOTFOUND: the model is not resident; PR_ERR_UNSUPPORTED: it has
  * one precision only; PR_ERR_LIMIT: the budget is less than the least. */
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err);
-/* Leave the model to the governor again. */
+/* Leave the model to the governor again, with the budget it had at first. */
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);
 /* The memory guard's emergency: while it is on, every model stands at int2, whatever was set by hand or asked for. */
 void pr_sched_emergency(pr_sched *s, bool on);

@@ -151,6 +151,33 @@ def check_events(name, heard, expected, sizes):
         ok("%s: %s to %s with bytes and reason" % (name, start, to), good, str(e))
 
 
+def budgets():
+    """The most that weights may take, by flag and by hand; the table goes on deciding below."""
+    source = write("memory", b"0.20\n")
+    s = Server("--memory-source", source, "--memory", "400M", "--weights-budget", "20M", "--dwell", "1")
+
+    def stands(level, least, most):
+        m = s.get(Q + "status")["current_models"][0]
+        return m["level"] == level and least < m["weight_bytes"] <= most
+
+    ask = {"prompt": "Once", "max_tokens": 4}
+    ok("budget: loaded within it", s.ask("POST", TEXT, ask)[0] == 200 and stands("int4", 19e6, 20e6))
+    s.post(Q + "level", {"weights_budget_mb": 30})
+    ok("budget: more by hand", until(lambda: stands("int8", 29e6, 30e6)), str(s.get(Q + "status")["current_models"]))
+    s.post(Q + "level", {"weights_budget_mb": 8})
+    ok("budget: less than int2", until(lambda: stands("int2", 7e6, 8e6)), str(s.get(Q + "status")["current_models"]))
+    status, _, j = s.ask("POST", Q + "level", {"weights_budget_mb": 1})
+    ok("budget: less than there is", status == 400 and "at least" in j["error"]["message"], str(j))
+    s.post(Q + "level", {"level": "auto"})
+    ok("budget: the first again", until(lambda: stands("int4", 19e6, 20e6)), str(s.get(Q + "status")["current_models"]))
+    ok("budget: stops", s.stop() == 0)
+    s = Server("--weights-budget", "1M")
+    status, _, j = s.ask("POST", TEXT, ask)
+    ok("budget: too small for a model", status == 503 and "at least" in j["error"]["message"], str(j))
+    ok("budget: stops again", s.stop() == 0)
+
+
+budgets()
 squeeze("floor int2", [(1, .35), (3, .48), (8, .68), (3, .90), (0, .35)], "int2", min_quantization="int2")
 squeeze("small models", [(1, .50), (3, .60), (1, .90), (0, .39)], "int4")  # under 1e9 parameters: not below int4
 finish()

@@ -45,12 +45,18 @@ static pr_gov_decision decide(const pr_gov_snapshot *s) {
     assert_true(len > 10 && len < PR_GOV_REASON - 1);
     assert_non_null(strstr(d.reason, pr_level_name(d.level)));
     assert_true(d.level <= s->top);
+    assert_true(!d.moves || d.weight_bytes >= s->level_bytes[d.level]);
+    assert_true(d.level == s->top || d.weight_bytes < s->level_bytes[d.level + 1]);
     assert_true(d.freed_bytes == 0 || d.needed_bytes == 0);
     if (s->loaded) {
         pr_level from = s->level < s->top ? s->level : s->top;
         assert_int_equal(d.changed, d.level != from);
-        assert_int_equal(d.direction, (d.level > from) - (d.level < from));
-        assert_int_equal(d.changed, d.cause != PR_GOV_STAY);
+        int there = (d.weight_bytes > s->weight_bytes) - (d.weight_bytes < s->weight_bytes);
+        assert_int_equal(d.direction, d.changed ? (d.level > from) - (d.level < from) : there);
+        assert_int_equal(d.moves, d.cause != PR_GOV_STAY);
+        assert_true(d.moves || !d.changed);
+        assert_int_equal((int64_t)d.needed_bytes - (int64_t)d.freed_bytes,
+                         (int64_t)d.weight_bytes - (int64_t)s->weight_bytes);
     }
     return d;
 }
@@ -187,7 +193,13 @@ static void check_first(const pr_gov_snapshot *s) {
         fail_msg("%s: expected %s, %s %s", d.reason, pr_level_name((pr_level)expected(s)),
                  s->floor_given ? "floor" : "", s->force_given ? "force" : "");
     }
-    assert_int_equal(d.needed_bytes, s->level_bytes[d.level]);
+    assert_int_equal(d.needed_bytes, d.weight_bytes);
+    if (d.weight_bytes > s->level_bytes[d.level]) { /* below the line where the next level would be granted */
+        double next = d.use + 1. / (double)s->limit_bytes;
+        bool wish = s->priority == PR_PRIORITY_QUALITY && next <= set.memory_critical + 1e-9;
+        assert_true(!s->projected && !s->force_given && s->priority != PR_PRIORITY_SPEED);
+        assert_true(table(d.use - 1e-9, s->running + s->queued) > d.level || wish);
+    }
     assert_true(d.changed && d.direction == 0);
 }
 
@@ -208,14 +220,14 @@ static void check_loaded(const pr_gov_snapshot *at_load) {
         pr_gov_decision d = decide(&s);
         if (!s.force_given && d.direction < 0) assert_true(s.used_bytes * 100 >= s.limit_bytes * 60);
         if (!fits(&s, (int)d.level)) assert_true(d.level == PR_LEVEL_INT2 || d.direction > 0);
-        if (!d.changed) continue;
-        if (!s.projected) s.used_bytes += s.level_bytes[d.level] - s.weight_bytes;
+        if (!d.moves) continue;
+        if (!s.projected) s.used_bytes += d.weight_bytes - s.weight_bytes;
         s.level = d.level;
-        s.weight_bytes = s.level_bytes[d.level];
+        s.weight_bytes = d.weight_bytes;
         s.calm_seconds = 0;
         s.down_seconds = d.direction < 0 ? 0 : 1e9;
         pr_gov_decision again = decide(&s);
-        if (again.changed) fail_msg("%s | then %s", d.reason, again.reason);
+        if (again.moves) fail_msg("%s | then %s", d.reason, again.reason);
     }
 }
 
@@ -561,7 +573,9 @@ static void world_turn(world *w) {
 static void world_check(world *w, const pr_gov_decision *d) {
     bool some_fits = false;
     for (int i = 0; i < PR_LEVELS; i++) some_fits |= fits(&w->s, i);
-    assert_true(fits(&w->s, (int)d->level) || !some_fits);
+    double use = (double)(w->others + d->weight_bytes) / (double)w->s.limit_bytes;
+    assert_true(use <= set.memory_full || !some_fits);
+    assert_true(!d->moves || fabs(use - d->use) < 1e-9);
     uint32_t requests = w->s.running + w->s.queued;
     if (d->direction > 0) {
         assert_true(w->now - w->down_at >= set.dwell_seconds);
@@ -578,7 +592,7 @@ static void world_check(world *w, const pr_gov_decision *d) {
 
 static void ten_thousand_random_traces(void **state) {
     (void)state;
-    int traces = TEST_SANITIZED ? 1000 : 10000, ups = 0, downs = 0;
+    int traces = TEST_SANITIZED ? 1000 : 10000, ups = 0, downs = 0, within = 0;
     for (int trace = 0; trace < traces; trace++) {
         random_state = (uint64_t)trace;
         world w;
@@ -592,12 +606,13 @@ static void ten_thousand_random_traces(void **state) {
             pr_gov_clock_decided(&w.clock, w.now, &d);
             ups += d.direction > 0;
             downs += d.direction < 0;
+            within += d.moves && !d.changed;
             w.s.loaded = true;
             w.s.level = d.level;
-            w.s.weight_bytes = w.s.level_bytes[d.level];
+            w.s.weight_bytes = d.weight_bytes;
         }
     }
-    assert_true(ups > traces / 10 && downs > traces / 10);
+    assert_true(ups > traces / 10 && downs > traces / 10 && within > traces / 10);
 }
 
 #define with_defaults(test) cmocka_unit_test_setup(test, defaults)

@@ -116,69 +116,6 @@ static void admission(void **state) {
     assert_true(pr_gov_admits(&at, &s, reason));
 }
 
-/* ---- budget -------------------------------------------------------------- */
-
-static pr_gov_snapshot machine(double others, uint64_t held, uint32_t requests) {
-    pr_gov_snapshot s = {.limit_bytes = 10 * GB, .top = PR_LEVEL_FP16, .running = requests, .loaded = true};
-    static const uint64_t bytes[] = {1 * GB, 2 * GB, 4 * GB, 8 * GB};
-    memcpy(s.level_bytes, bytes, sizeof bytes);
-    s.weight_bytes = held;
-    s.used_bytes = (uint64_t)(others * 10e9) + held;
-    return s;
-}
-
-static void a_budget_between_levels(void **state) {
-    (void)state;
-    pr_gov_settings set;
-    pr_gov_defaults(&set);
-    pr_gov_snapshot s = machine(.3, 2 * GB, 1); /* int8 needs < .60: 3 GB are left below that */
-    uint64_t budget = pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4);
-    assert_in_range(budget, 3 * GB - 2, 3 * GB);
-    s.weight_bytes = budget;
-    s.used_bytes = 3 * GB + budget;
-    assert_true((double)s.used_bytes / 10e9 < .60);
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), budget);
-    s.used_bytes += GB / 20; /* noise of half a percent */
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), budget);
-    s.used_bytes += GB / 5;
-    assert_in_range(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), budget - GB / 4 - 2, budget - GB / 4 + 2);
-    s = machine(.3, 2 * GB, 3); /* int8 needs < .40 now */
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), 2 * GB);
-    s = machine(.3, 2 * GB, 6); /* and is never granted to so many */
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), 2 * GB);
-    s = machine(.3, 1 * GB, 12); /* int4 is, below .75 */
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT2), 2 * GB);
-    s = machine(.1, 8 * GB, 0);
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_FP16), 8 * GB);
-    s = machine(.1, 2 * GB, 0);
-    s.request_bytes = 2 * GB;
-    assert_in_range(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), 3 * GB - 2, 3 * GB);
-    s.request_bytes = 0;
-    s.weight_bytes_max = 3 * GB;
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), 3 * GB);
-    s.weight_bytes_max = GB;
-    assert_int_equal(pr_gov_weights_budget(&set, &s, PR_LEVEL_INT4), 2 * GB);
-}
-
-static void a_budget_is_monotone_and_in_bounds(void **state) {
-    (void)state;
-    pr_gov_settings set;
-    pr_gov_defaults(&set);
-    for (int level = 0; level < PR_LEVELS; level++) {
-        for (uint32_t n = 0; n <= 12; n++) {
-            uint64_t last = UINT64_MAX;
-            for (int percent = 0; percent <= 120; percent++) {
-                pr_gov_snapshot s = machine(percent / 100., 0, n);
-                uint64_t budget = pr_gov_weights_budget(&set, &s, (pr_level)level);
-                assert_true(budget <= last);
-                assert_true(budget >= s.level_bytes[level]);
-                assert_true(budget <= s.level_bytes[level < PR_LEVELS - 1 ? level + 1 : level]);
-                last = budget;
-            }
-        }
-    }
-}
-
 /* ---- calculate ----------------------------------------------------------- */
 
 static void calculate(void **state) {
@@ -217,8 +154,6 @@ int main(void) {
         cmocka_unit_test(above_the_top_means_the_top),
         cmocka_unit_test(every_combination),
         cmocka_unit_test(admission),
-        cmocka_unit_test(a_budget_between_levels),
-        cmocka_unit_test(a_budget_is_monotone_and_in_bounds),
         cmocka_unit_test(calculate),
     };
     return cmocka_run_group_tests_name("policy_step", tests, NULL, NULL);
