@@ -7,10 +7,12 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -79,12 +81,34 @@ def peer_python(args, name):
     if os.path.exists(python) and subprocess.run([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode == 0:
         return python
     say(f"building {package} for this processor; this takes minutes")
-    env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON")
-    for command in ([sys.executable, "-m", "venv", os.path.dirname(os.path.dirname(python))],
-                    [python, "-m", "pip", "install", "--quiet", "--no-binary", package, package]):
+    env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON", CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))
+
+    def must(*command):
         if subprocess.run(command, env=env, stdout=sys.stderr).returncode != 0:
             raise SystemExit(f"{package} could not be built: see above; measure without {name}")
+
+    must(sys.executable, "-m", "venv", os.path.dirname(os.path.dirname(python)))
+    with tempfile.TemporaryDirectory() as folder:
+        must(python, "-m", "pip", "install", "--quiet", "scikit-build-core")
+        must(python, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation", "--no-binary", package, "-d", folder,
+             package)
+        (archive,) = os.listdir(folder)
+        shutil.unpack_archive(os.path.join(folder, archive), folder)
+        source = os.path.join(folder, archive.removesuffix(".tar.gz"))
+        mend(source)
+        must(python, "-m", "pip", "install", "--quiet", source)
     return python
+
+
+def mend(source):
+    """ik-llama-cpp-python 0.1.5 lacks a script that its build runs, which says who built it."""
+    folder = os.path.join(source, "vendor", "ik_llama.cpp", "common")
+    script = os.path.join(folder, "cmake", "build-info-gen-cpp.cmake")
+    if os.path.isdir(folder) and not os.path.exists(script):
+        os.makedirs(os.path.dirname(script), exist_ok=True)
+        with open(script, "w") as f:
+            f.write("set(BUILD_NUMBER 0)\nforeach(name COMMIT COMPILER TARGET)\n  set(BUILD_${name} unknown)\nendforeach()\n"
+                    "configure_file(common/build-info.cpp.in common/build-info.cpp @ONLY)\n")
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
