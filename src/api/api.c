@@ -51,7 +51,7 @@ static void on_moved(void *arg, const pr_timeline_entry *e) {
 static void on_model(void *arg, const char *model, const char *what, double seconds, size_t bytes) {
     const pr_api *api = arg;
     pr_str line = {0};
-    pr__metrics_model_event(api->metrics, what, seconds);
+    if (strcmp(what, "loaded") == 0) pr__metrics_loaded(api->metrics, seconds);
     if (!pr_log_wants(PR_LOG_INFO)) return;
     pr_str_puts(&line, "{\"event\":\"model\",\"model\":");
     pr_str_json(&line, model, strlen(model));
@@ -128,7 +128,9 @@ static pr_status open_http(pr_api *api, pr_err *err) {
         .n_origins = api->n_origins,
         .connections_max = 4096,
     };
-    return pr_http_open(&o, &api->http, err);
+    pr_status st = pr_http_open(&o, &api->http, err);
+    atomic_store(&api->serving, st == PR_OK);
+    return st;
 }
 
 static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
@@ -147,6 +149,7 @@ static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
     if ((st = pr_timeline_open(PR__TIMELINE_ENTRIES, &api->timeline, err))) return st;
     if ((st = pr__caches_open(api, err))) return st;
     if ((st = pr__metrics_open(&api->metrics, err))) return st;
+    if ((st = pr__alerts_open(api->settings.alerts, &api->alerts, err))) return st;
     if ((st = open_registry(api, opts, err))) return st;
     if ((st = open_sched(api, opts, err))) return st;
     if ((st = pr__warden_open(api, err))) return st;
@@ -246,6 +249,7 @@ void pr_api_close(pr_api *api) {
     pr_registry_close(api->registry);
     pr__caches_close(api);
     pr_timeline_close(api->timeline);
+    pr__alerts_close(api->alerts);
     pr__metrics_close(api->metrics);
     pr_monitor_close(api->monitor);
     pr_keys_close(api->keys);

@@ -65,6 +65,19 @@ static bool tell(pr_api *api, pr__subscriber *s) {
     return ok;
 }
 
+void pr__api_tell(pr_api *api, const char *event, const pr_str *json) {
+    pr_str out = {0};
+    pr_str_printf(&out, "event: %s\n", event);
+    pr_sse_data(&out, json->data, json->len);
+    for (int i = 0; pr_str_ok(&out) && i < PR__SUBSCRIBERS_MAX; i++) {
+        pthread_mutex_lock(&api->lock);
+        pr_http_req *req = api->subscribers[i].req; /* only this thread takes one away */
+        pthread_mutex_unlock(&api->lock);
+        if (req) (void)pr_http_stream_send(req, out.data, out.len); /* who has gone is found by the next look */
+    }
+    pr_str_free(&out);
+}
+
 static void tell_all(pr_api *api) {
     for (int i = 0; i < PR__SUBSCRIBERS_MAX; i++) {
         pthread_mutex_lock(&api->lock);
@@ -149,7 +162,7 @@ static void *warden(void *arg) {
     double next = pr_now(), next_step = next;
     while (!atomic_load(&api->ends)) {
         struct pollfd fds[2] = {{api->wake_fd, POLLIN, 0}, {pr_monitor_fd(api->monitor), POLLPRI, 0}};
-        double wait = fmin(next, next_step) - pr_now();
+        double wait = fmin(fmin(next, next_step), pr__alerts_due(api->alerts)) - pr_now();
         poll(fds, fds[1].fd >= 0 ? 2 : 1, wait <= 0 ? 0 : (int)(wait * 1000) + 1);
         uint64_t n;
         if (fds[0].revents && read(api->wake_fd, &n, sizeof n) < 0) continue;
@@ -157,8 +170,10 @@ static void *warden(void *arg) {
         clear_caches(api);
         if (pr_now() >= next_step) {
             next_step = pr_now() + PR__WINDOW_STEP;
+            pr__alerts_note_caches(api);
             pr__metrics_tick(api->metrics, pr_now());
         }
+        if (pr_now() >= pr__alerts_due(api->alerts)) pr__alerts_look(api, pr_now());
         bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);
         if (!pressed && pr_now() < next) continue;
         next = pr_now() + guard_seconds;

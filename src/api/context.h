@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "api/alerts.h"
 #include "api/api.h"
 #include "api/metrics.h"
 #include "base/log.h"
@@ -37,6 +38,7 @@ struct pr_api {
     pr_monitor *monitor;
     pr_timeline *timeline;
     pr__metrics *metrics;
+    pr__alerts *alerts;
     pr_keys *keys;
     pr_registry *registry;
     pr_sched *sched;
@@ -51,7 +53,7 @@ struct pr_api {
     pthread_t warden; /* chores.c: the thread that looks after memory, idle models and listeners */
     bool warden_runs;
     int wake_fd;
-    atomic_bool draining, ends;
+    atomic_bool serving, draining, ends; /* serving: http is there */
     atomic_uint guard_in_force;
 
     pthread_mutex_t lock;
@@ -72,6 +74,8 @@ void pr__warden_close(pr_api *api);
 void pr__warden_wake(pr_api *api);
 /* Listen to decisions after number `seen`; takes a reference. false: too many listen. */
 bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen);
+/* Tell all who listen of something that has no number and is not told again: warden's thread. */
+void pr__api_tell(pr_api *api, const char *event, const pr_str *json);
 /* Clear caches and answer req then; takes a reference. false: too many wait. */
 bool pr__api_clear(pr_api *api, pr_http_req *req);
 /* Answer with JSON and free it; 503 when out of memory. */

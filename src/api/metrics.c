@@ -38,21 +38,21 @@ typedef struct moves {
 /* The counts that windows are of, of all models together. */
 typedef struct totals {
     pr_hist_view latency[PR__LATENCIES];
-    uint64_t answers, failures, prompt, cached, generated;
+    uint64_t answers, failures, prompt, cached, generated, lookups, hits;
 } totals;
 
 typedef struct state { /* totals at a moment, modulo 2^32 */
     double at;
     uint32_t count[PR__LATENCIES][PR_HIST_BUCKETS];
     double seconds[PR__LATENCIES];
-    uint32_t answers, failures, prompt, cached, generated;
+    uint32_t answers, failures, prompt, cached, generated, lookups, hits;
     uint64_t rss;
 } state;
 
 struct pr__metrics {
     double opened_at;
     counter answers, failures;
-    counter loads, load_ns, evicted, idle, cleared, moves_failed;
+    counter loads, load_ns, moves_failed, lookups, hits;
     moves down[PR__MOVE_CAUSES], up[PR__MOVE_CAUSES];
     atomic_uint n_models; /* of models[]; grows under the lock, after the name is written */
     pr__model_metrics models[PR__METRIC_MODELS_MAX + 1]; /* the last one: all others */
@@ -135,20 +135,25 @@ void pr__metrics_moved(pr__metrics *m, const pr_timeline_entry *move) {
     add(&to->bytes, (uint64_t)(move->bytes < 0 ? -move->bytes : move->bytes));
 }
 
-void pr__metrics_model_event(pr__metrics *m, const char *what, double seconds) {
-    if (strcmp(what, "loaded") == 0) {
-        add(&m->loads, 1);
-        add(&m->load_ns, seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
-    }
-    if (strcmp(what, "evicted") == 0) add(&m->evicted, 1);
-    if (strcmp(what, "idle") == 0) add(&m->idle, 1);
-    if (strcmp(what, "cleared") == 0) add(&m->cleared, 1);
+void pr__metrics_loaded(pr__metrics *m, double seconds) {
+    add(&m->loads, 1);
+    add(&m->load_ns, seconds > 0 ? (uint64_t)(seconds * 1e9) : 0);
+}
+
+void pr__metrics_cached(pr__metrics *m, uint64_t lookups, uint64_t hits) {
+    atomic_store_explicit(&m->lookups.n, lookups, memory_order_relaxed);
+    atomic_store_explicit(&m->hits.n, hits, memory_order_relaxed);
 }
 
 /* ---- windows ----------------------------------------------------------- */
 
 static void gather(const pr__metrics *m, totals *t) {
-    *t = (totals){.answers = get(&m->answers), .failures = get(&m->failures)};
+    *t = (totals){
+        .answers = get(&m->answers),
+        .failures = get(&m->failures),
+        .lookups = get(&m->lookups),
+        .hits = get(&m->hits),
+    };
     unsigned n = atomic_load(&m->n_models);
     for (unsigned i = 0; i < n; i++) {
         const pr__model_metrics *model = &m->models[i];
@@ -174,6 +179,8 @@ void pr__metrics_tick(pr__metrics *m, double now) {
     s->prompt = (uint32_t)t.prompt;
     s->cached = (uint32_t)t.cached;
     s->generated = (uint32_t)t.generated;
+    s->lookups = (uint32_t)t.lookups;
+    s->hits = (uint32_t)t.hits;
     s->rss = pr_rss_bytes();
     m->next = (m->next + 1) % STATES;
     if (m->n_states < STATES) m->n_states++;
@@ -206,6 +213,8 @@ static void subtract(totals *t, const state *s) {
     t->prompt = (uint32_t)t->prompt - s->prompt;
     t->cached = (uint32_t)t->cached - s->cached;
     t->generated = (uint32_t)t->generated - s->generated;
+    t->lookups = (uint32_t)t->lookups - s->lookups;
+    t->hits = (uint32_t)t->hits - s->hits;
 }
 
 static pr__quantiles quantiles_of(const pr_hist_view *v) {
@@ -217,6 +226,8 @@ static pr__quantiles quantiles_of(const pr_hist_view *v) {
         .p99 = pr_hist_quantile(v, 0.99),
     };
 }
+
+static double share(uint64_t part, uint64_t whole) { return whole ? (double)part / (double)whole : (double)NAN; }
 
 void pr__metrics_summary(pr__metrics *m, double window, double now, pr__summary *out) {
     totals t;
@@ -231,7 +242,6 @@ void pr__metrics_summary(pr__metrics *m, double window, double now, pr__summary 
     }
     pthread_mutex_unlock(&m->lock);
     double seconds = now - since;
-    uint64_t all = t.answers + t.failures;
     uint64_t told = t.latency[PR__LATENCY_FIRST_TOKEN].n + t.latency[PR__LATENCY_NEXT_TOKEN].n; /* also of what runs */
     *out = (pr__summary){
         .seconds = seconds,
@@ -241,7 +251,9 @@ void pr__metrics_summary(pr__metrics *m, double window, double now, pr__summary 
         .cached = t.cached,
         .generated = t.generated,
         .tokens_per_second = seconds > 0 ? (double)told / seconds : 0,
-        .error_rate = all ? (double)t.failures / (double)all : (double)NAN,
+        .error_rate = share(t.failures, t.answers + t.failures),
+        .cache_hit_rate = share(t.hits, t.lookups),
+        .prefix_hit_rate = share(t.cached, t.prompt),
         .rss_peak = peak,
     };
     for (int l = 0; l < PR__LATENCIES; l++) out->latency[l] = quantiles_of(&t.latency[l]);
@@ -271,9 +283,6 @@ void pr__metrics_process(pr__metrics *m, pr__process_view *out) {
         .answers = get(&m->answers),
         .failures = get(&m->failures),
         .loads = get(&m->loads),
-        .evicted = get(&m->evicted),
-        .idle = get(&m->idle),
-        .cleared = get(&m->cleared),
         .load_seconds = (double)get(&m->load_ns) * 1e-9,
         .moves_failed = get(&m->moves_failed),
     };

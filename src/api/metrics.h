@@ -56,8 +56,10 @@ void pr__metrics_count(pr__model_metrics *model, const pr__counted *choice);
 void pr__metrics_answered(pr__metrics *m, bool failed);
 /* A move of a model between levels has ended. */
 void pr__metrics_moved(pr__metrics *m, const pr_timeline_entry *move);
-/* A model was "loaded", or closed: "evicted", "idle", "cleared". The registry's words; others are not counted. */
-void pr__metrics_model_event(pr__metrics *m, const char *what, double seconds);
+/* A model was loaded. */
+void pr__metrics_loaded(pr__metrics *m, double seconds);
+/* What was looked up in caches of answers since the start, and found: counted there, and noted here for the windows. */
+void pr__metrics_cached(pr__metrics *m, uint64_t lookups, uint64_t hits);
 /* To be called every PR__WINDOW_STEP seconds or so, now in pr_now() seconds: begins a new step of the windows. */
 void pr__metrics_tick(pr__metrics *m, double now);
 
@@ -72,10 +74,13 @@ typedef struct pr__summary { /* of all models together, over a window */
     double seconds;          /* how long the window really is: to the nearest step, never longer than the server runs */
     pr__quantiles latency[PR__LATENCIES];
     uint64_t answers, failures;         /* requests */
-    uint64_t prompt, cached, generated; /* tokens */
-    double tokens_per_second;           /* generated, over the window */
-    double error_rate;                  /* failures in all; not a number when there was no request */
-    uint64_t rss_peak;                  /* bytes of the process: highest at any tick, and now */
+    uint64_t prompt, cached, generated; /* tokens of choices that ended */
+    double tokens_per_second;           /* delivered, over the window */
+    /* Shares of 0..1; not a number when there was nothing to share. */
+    double error_rate;      /* failures in all requests */
+    double cache_hit_rate;  /* of answers looked up in caches */
+    double prefix_hit_rate; /* cached in prompt tokens */
+    uint64_t rss_peak;      /* bytes of the process: highest at any tick, and now */
 } pr__summary;
 
 /* window: seconds before now, at most PR__WINDOW_MAX; 0: since the server started. */
@@ -100,7 +105,7 @@ enum { PR__MOVE_CAUSES = 7 };                   /* pr_gov_cause */
 const char *pr__cause_name(pr_gov_cause cause); /* "memory", ... */
 typedef struct pr__process_view {
     uint64_t answers, failures;
-    uint64_t loads, evicted, idle, cleared;
+    uint64_t loads;
     double load_seconds;
     pr__move_view down[PR__MOVE_CAUSES], up[PR__MOVE_CAUSES];
     uint64_t moves_failed;

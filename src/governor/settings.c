@@ -17,6 +17,7 @@
 #include "base/os.h"
 #include "base/status.h"
 #include "base/str.h"
+#include "governor/alert.h"
 
 enum { LINE_MAX_BYTES = 190, FILE_MAX_BYTES = 1 << 16 };
 
@@ -81,12 +82,14 @@ static const setting settings_table[] = {
      "file of API keys"},
     {"PRECIS_ORIGINS", "origins", KIND_TEXT, AT(origins), 0, PR_SETTING_TEXT - 1, "",
      "origins that browsers may come from"},
+    {"PRECIS_ALERTS", "alerts", KIND_TEXT, AT(alerts), 0, PR_SETTING_TEXT - 1, "",
+     "rules such as latency_p95 > 50ms, memory_peak > 100MB"},
     {"PRECIS_CONFIG", "config", KIND_TEXT, AT(config), 0, PR_SETTING_TEXT - 1, "", "configuration file"},
 };
 
 _Static_assert(sizeof settings_table / sizeof *settings_table == PR_SETTING_COUNT, "an origin for each setting");
 
-enum { CONFIG_ROW = PR_SETTING_COUNT - 1 };
+enum { CONFIG_ROW = PR_SETTING_COUNT - 1, ALERTS_ROW = PR_SETTING_COUNT - 2 };
 
 static const char *const kv_names[] = {"f16", "q8"};
 
@@ -236,15 +239,31 @@ static bool same_name(const char *a, const char *b) {
 typedef struct file_reader {
     pr_settings *out;
     const char *what;
-    uint32_t seen; /* a bit a setting */
+    uint64_t seen;      /* a bit a setting */
+    bool origin_alerts; /* some rule came already */
     pr_status status;
     pr_err *err;
 } file_reader;
 
-_Static_assert(PR_SETTING_COUNT <= 32, "file_reader.seen");
+_Static_assert(PR_SETTING_COUNT <= 64, "file_reader.seen");
+
+/* A line of [alerts]: a rule more. Its grammar is looked at with those of flag and environment, which go over these. */
+static pr_status read_alert(file_reader *r, const char *name, const char *value) {
+    char *to = r->out->alerts;
+    size_t len = r->origin_alerts ? strlen(to) : 0;
+    int n = snprintf(to + len, PR_SETTING_TEXT - len, "%s%s: %s", len ? ", " : "", name, value);
+    if (n < 0 || len + (size_t)n >= PR_SETTING_TEXT || !clean_text(to))
+        return pr_fail(r->err, PR_ERR_ARG,
+                       "%s: alert %.60s: all rules together take more than %d bytes, or are no text", r->what, name,
+                       PR_SETTING_TEXT - 1);
+    r->origin_alerts = true;
+    r->out->origin[ALERTS_ROW] = PR_FROM_FILE;
+    return PR_OK;
+}
 
 static pr_status read_pair(file_reader *r, const char *section, const char *name, const char *value) {
     char what[256];
+    if (same_name(section, "alerts")) return read_alert(r, name, value);
     if (*section && !same_name(section, "precis")) {
         return pr_fail(r->err, PR_ERR_ARG, "%s: unknown section [%.60s]", r->what, section);
     }
@@ -252,8 +271,12 @@ static pr_status read_pair(file_reader *r, const char *section, const char *name
         const setting *row = &settings_table[i];
         if (!same_name(name, row->name) && !same_name(name, row->flag)) continue;
         if (i == CONFIG_ROW) return pr_fail(r->err, PR_ERR_ARG, "%s: %s cannot stand in a file", r->what, row->name);
-        if (r->seen & 1u << i) return pr_fail(r->err, PR_ERR_ARG, "%s: %s stands there twice", r->what, row->name);
-        r->seen |= 1u << i;
+        if (r->seen & UINT64_C(1) << i)
+            return pr_fail(r->err, PR_ERR_ARG, "%s: %s stands there twice", r->what, row->name);
+        r->seen |= UINT64_C(1) << i;
+        if (i == ALERTS_ROW && r->origin_alerts)
+            return pr_fail(r->err, PR_ERR_ARG, "%s: give rules as %s or in [alerts], not both", r->what, row->name);
+        r->origin_alerts |= i == ALERTS_ROW;
         snprintf(what, sizeof what, "%.120s: %s", r->what, row->name);
         return take(i, value, PR_FROM_FILE, what, r->out, r->err);
     }
@@ -343,6 +366,18 @@ pr_status pr_settings_load(const pr_settings_input *in, pr_settings *out, pr_err
 
 /* ---- check ------------------------------------------------------------ */
 
+static pr_status check_alerts(const pr_settings *s, pr_err *err) {
+    char what[96];
+    size_t n;
+    pr_alert_rule *rules = pr_calloc(PR_TAG_MISC, PR_ALERTS_MAX, sizeof *rules);
+    if (!rules) return pr_fail_nomem(err, "alerts", PR_ALERTS_MAX * sizeof *rules);
+    snprintf(what, sizeof what, "%s (%s)", settings_table[ALERTS_ROW].name,
+             pr_setting_origin_name(s->origin[ALERTS_ROW]));
+    pr_status st = pr_alert_parse(s->alerts, strlen(s->alerts), what, rules, &n, err);
+    pr_free(rules);
+    return st;
+}
+
 pr_status pr_settings_check(const pr_settings *s, pr_err *err) {
     const double memory[] = {s->memory_comfortable, s->memory_moderate, s->memory_tight, s->memory_critical};
     const uint32_t load[] = {s->load_low, s->load_moderate, s->load_high};
@@ -358,7 +393,7 @@ pr_status pr_settings_check(const pr_settings *s, pr_err *err) {
                        load[i], pr_setting_origin_name(s->origin[4 + i]), settings_table[3 + i].name, load[i - 1],
                        pr_setting_origin_name(s->origin[3 + i]));
     }
-    return PR_OK;
+    return check_alerts(s, err);
 }
 
 bool pr_settings_get(const pr_settings *s, size_t i, pr_setting_info *out) {

@@ -6,15 +6,15 @@
  * where its value stood. docs/GOVERNOR.md lists them.
  *
  * The file: lines `NAME = value` of at most 190 bytes, NAME as in the environment or as the flag, in any case, comments
- * from # or ; at the start of a line, or after " ;". One section, [precis], is allowed and means nothing. What is unknown
- * or written twice is an error.
+ * from # or ; at the start of a line, or after " ;". A section [precis] is allowed and means nothing; in a section [alerts]
+ * each line is a rule and its name, `NAME = RULE`. What is unknown or written twice is an error.
  */
 #ifndef PRECIS_GOVERNOR_SETTINGS_H
 #define PRECIS_GOVERNOR_SETTINGS_H
 
 #include "governor/policy.h"
 
-enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 26 };
+enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 27 };
 
 typedef enum pr_setting_origin { PR_FROM_DEFAULT, PR_FROM_FILE, PR_FROM_ENVIRONMENT, PR_FROM_FLAG } pr_setting_origin;
 const char *pr_setting_origin_name(pr_setting_origin origin); /* "default", "file", "environment", "flag" */
@@ -40,6 +40,7 @@ typedef struct pr_settings {
     double recent_cache_ttl_seconds;
     char api_keys_file[PR_SETTING_TEXT]; /* "": none */
     char origins[PR_SETTING_TEXT];       /* allowed by CORS, with commas; "": none */
+    char alerts[PR_SETTING_TEXT];        /* rules, see alert.h; "": none */
     char config[PR_SETTING_TEXT];        /* the file that was read; "": none. Not by file itself. */
     pr_setting_origin origin[PR_SETTING_COUNT];
 } pr_settings;

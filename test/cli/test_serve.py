@@ -183,6 +183,8 @@ def misfit(value, schema, where="$"):
         return None if schema.get("nullable") else where + " is null"
     for part in schema.get("allOf", []):
         return misfit(value, part, where)
+    if "type" not in schema:
+        return None
     kinds = {"string": str, "number": (int, float), "integer": int, "boolean": bool, "array": list, "object": dict}
     if not isinstance(value, kinds[schema["type"]]) or (schema["type"] in ("integer", "number") and isinstance(value, bool)):
         return "%s is no %s: %r" % (where, schema["type"], value)

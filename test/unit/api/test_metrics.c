@@ -38,6 +38,7 @@ static void windows_forget(void **state) {
         pr__metrics_latency(a, PR__LATENCY_END_TO_END, i < 30 ? 2.0 : 0.01);
         pr__metrics_latency(b, PR__LATENCY_NEXT_TOKEN, 0.001);
         pr__metrics_answered(m, i < 3);
+        pr__metrics_cached(m, (uint64_t)i * 10, (uint64_t)(i < 30 ? 0 : i - 29) * 5);
     }
     double now = t + 60 * PR__WINDOW_STEP;
     pr__metrics_summary(m, 0, now, &s);
@@ -52,6 +53,8 @@ static void windows_forget(void **state) {
     assert_true(fabs(s.latency[PR__LATENCY_END_TO_END].mean - 0.01) < 1e-6);
     assert_true(fabs(s.tokens_per_second - 0.2) < 1e-9);
     assert_int_equal(s.failures, 0);
+    assert_true(fabs(s.cache_hit_rate - 0.5) < 1e-9);
+    assert_true(isnan(s.prefix_hit_rate));
     assert_true(s.error_rate == 0);
     assert_true(s.rss_peak >= 1 << 20);
     for (int i = 60; i < 200; i++) pr__metrics_tick(m, t + i * PR__WINDOW_STEP); /* nothing happens: the ring wraps */
@@ -106,9 +109,7 @@ static void moves_by_cause(void **state) {
     pr__metrics_moved(m, &e);
     e.failed = true;
     pr__metrics_moved(m, &e);
-    pr__metrics_model_event(m, "loaded", 1.5);
-    pr__metrics_model_event(m, "evicted", 0.1);
-    pr__metrics_model_event(m, "unheard of", 0.1);
+    pr__metrics_loaded(m, 1.5);
     pr__metrics_process(m, &v);
     assert_int_equal(v.down[PR_GOV_MEMORY].n, 2);
     assert_int_equal(v.down[PR_GOV_MEMORY].bytes, 2000);
@@ -117,7 +118,6 @@ static void moves_by_cause(void **state) {
     assert_int_equal(v.up[PR_GOV_CALM].bytes, 700);
     assert_int_equal(v.moves_failed, 1);
     assert_int_equal(v.loads, 1);
-    assert_int_equal(v.evicted, 1);
     assert_true(fabs(v.load_seconds - 1.5) < 1e-6);
 }
 
