@@ -61,8 +61,20 @@ static pr_status load_settings(serve *s) {
 /* Settings whose flag is said elsewhere in --help, some by a shorter name, or only on the man page. */
 static bool is_said(const char *flag) {
     static const char *const said[] = {
-        "host",    "port",   "num-parallel",           "context-length",     "kv-cache-type",    "api-keys-file",
-        "origins", "memory", "response-cache-entries", "response-cache-ttl", "recent-cache-ttl",
+        "host",
+        "port",
+        "num-parallel",
+        "context-length",
+        "kv-cache-type",
+        "api-keys-file",
+        "origins",
+        "memory",
+        "response-cache-entries",
+        "response-cache-ttl",
+        "recent-cache-ttl",
+        "load-low",
+        "load-moderate",
+        "load-high",
     };
     for (size_t i = 0; i < sizeof said / sizeof *said; i++)
         if (!strcmp(flag, said[i])) return true;
