@@ -14,15 +14,15 @@ started = 0
 
 
 class Server:
-    """Serves with these arguments on a free port, until stop()."""
+    """Serves with these arguments on a free port, until stop(). begin: a command that runs it."""
 
-    def __init__(self, *args, key=None, env=None):
+    def __init__(self, *args, key=None, env=None, begin=()):
         global started
         started += 1
         self.key = key
         self.log_path = path("serve-%d.log" % started)
         self.out_path = path("serve-%d.out" % started)
-        self.process = subprocess.Popen([PRECIS, "serve", "--port", "0", *args], stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen([*begin, PRECIS, "serve", "--port", "0", *args], stdin=subprocess.DEVNULL,
                                         stdout=open(self.out_path, "w"), stderr=open(self.log_path, "w"),
                                         env=dict(os.environ, **(env or {})))
         self.port = None

@@ -12,58 +12,10 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import elastic_model, finish, ok, path, write  # noqa: E402
 from server import Server, events, until  # noqa: E402
+from squeezing import LEVELS, Q, TEXT, Client, moves  # noqa: E402
 
 os.environ["XDG_RUNTIME_DIR"] = path("runtime")
 elastic_model(os.environ["PRECIS_MODELS"], "s25")
-TEXT, Q = "/v1/completions", "/api/v1/quantization/"
-LEVELS = ["int2", "int4", "int8", "fp16"]
-ROWS = [(.40, "fp16", "int8", "int4", "int4"), (.60, "int8", "int4", "int4", "int4"), (.75, "int4", "int4", "int4", "int4"),
-        (.85, "int4", "int4", "int4", "int2"), (9, "int2", "int2", "int2", "int2")]
-
-
-def table(used, requests):
-    row = next(r for r in ROWS if used < r[0])
-    return row[1 if requests < 2 else 2 if requests <= 5 else 3 if requests < 10 else 4]
-
-
-def moves(level, used, requests, floor):
-    """From a level (None: not loaded): what follows while memory and requests stay as they are, calm time and all."""
-    due = max(table(used, requests), floor, key=LEVELS.index)
-    if level is None:
-        return [due]
-    if used >= .60:
-        return [due] if LEVELS.index(due) < LEVELS.index(level) else []
-    if used < .40 and requests < 2:
-        return LEVELS[LEVELS.index(level) + 1:LEVELS.index(due) + 1]
-    return []
-
-
-class Client(threading.Thread):
-    """One request after the other for as long as it is wanted."""
-
-    def __init__(self, server, number, **fields):
-        super().__init__(daemon=True)
-        self.server, self.wanted, self.streams = server, True, []
-        self.body = dict(fields, prompt="Once upon a time number %d" % number, max_tokens=800, stream=True, seed=number,
-                         logit_bias={"2": -100})  # its end token
-        self.start()
-
-    def run(self):
-        while self.wanted:
-            r = self.server.begin("POST", TEXT, self.body)
-            stream = {"status": r.status, "first": None, "end": None, "finish": None, "levels": None, "done": False}
-            self.streams.append(stream)
-            for e in events(r):
-                stream["first"] = stream["first"] or time.time()
-                if e == "[DONE]":
-                    stream["done"] = True
-                elif e["choices"][0]["finish_reason"]:
-                    stream.update(finish=e["choices"][0]["finish_reason"], levels=e["precis"]["levels"],
-                                  last=e["precis"]["level"])
-            stream["end"] = time.time()
-            r.connection.close()
-
-
 def falls(before, after, freed):
     """Weights by exactly that; the process by what all purposes together do, since keys and values grow meanwhile."""
     was, now = before["ledger_bytes"], after["ledger_bytes"]
