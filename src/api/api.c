@@ -162,6 +162,7 @@ pr_status pr_api_open(const pr_api_opts *opts, pr_api **out, pr_err *err) {
     pr_api *api = pr_calloc(PR_TAG_HTTP, 1, sizeof *api);
     if (!api) return pr_fail_nomem(err, "server", sizeof *api);
     pthread_mutex_init(&api->lock, NULL);
+    pthread_mutex_init(&api->flights_lock, NULL);
     api->settings = *opts->settings;
     api->models = opts->models;
     api->wake_fd = -1;
@@ -254,6 +255,7 @@ void pr_api_close(pr_api *api) {
     pr_monitor_close(api->monitor);
     pr_keys_close(api->keys);
     pthread_mutex_destroy(&api->lock);
+    pthread_mutex_destroy(&api->flights_lock);
     pr_free(api->origins);
     pr_free(api);
 }

@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 
+#include "api/flight.h"
 #include "api/handlers.h"
 #include "api/write.h"
 #include "base/os.h"
@@ -139,8 +140,16 @@ void pr__caches_write(pr_str *out, pr_api *api) {
 
 void pr__caches(pr_http_req *req, void *arg) {
     pr_str out = {0};
+    pr__flights flights;
     pr_str_puts(&out, "{");
     pr__caches_write(&out, arg);
+    pr__flights_get(arg, &flights);
+    pr_write_key(&out, "in_flight");
+    pr_str_puts(&out, "{");
+    pr_write_u64(&out, "answers", flights.answers);
+    pr_write_u64(&out, "clients", flights.clients);
+    pr_write_u64(&out, "joined", flights.joined);
+    pr_str_puts(&out, "}");
     pr_write_u64(&out, "ledger_bytes", pr_mem_bytes(PR_TAG_CACHE));
     pr_str_puts(&out, "}");
     pr__api_reply(req, &out);

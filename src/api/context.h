@@ -56,12 +56,16 @@ struct pr_api {
     atomic_bool serving, draining, ends; /* serving: http is there */
     atomic_uint guard_in_force;
 
+    pthread_mutex_t flights_lock; /* flight.c: answers on their way that others may join */
+    struct pr__flight *flights;
+    uint64_t n_joined;
+
     pthread_mutex_t lock;
     pr__subscriber subscribers[PR__SUBSCRIBERS_MAX];
     pr_http_req *clears[PR__SUBSCRIBERS_MAX]; /* requests that wait for caches to be cleared */
     uint32_t n_clears;
-    /* Counts, for /api/performance: */
-    uint64_t n_answers, n_failures;
+    /* Counts, for /api/performance: n_hits are those of n_answers that nothing was generated for */
+    uint64_t n_answers, n_failures, n_hits;
     double answer_seconds;
 };
 

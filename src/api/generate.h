@@ -1,8 +1,8 @@
 /*
  * Requests that generate: from a body to an answer, in one piece or as a stream.
  *
- * The handler parses, submits a job for each choice, and is done; the scheduler's callbacks write the answer. Whatever
- * happens, the client is answered exactly once. When it goes, its jobs are cancelled.
+ * The handler parses, looks for an answer that was made before or is being made, submits a job for each choice if there is none,
+ * and is done. Whatever happens, the client is answered exactly once.
  */
 #ifndef PRECIS_API_GENERATE_H
 #define PRECIS_API_GENERATE_H

@@ -270,6 +270,8 @@ static void read_levels(pr_reader *r, pr_params *p) {
     if (!r->status && text && strcmp(text, "any") != 0 && strcmp(text, "level") != 0)
         pr_reader_refuse(r, "reuse", "must be \"any\" or \"level\"");
     p->reuse_any = text && strcmp(text, "any") == 0;
+    p->cache_given = pr_reader_get(r, "cache") != NULL;
+    pr_reader_bool(r, "cache", &p->cache);
 }
 
 /* What is in OpenAI's interface and would change the answer, and is not done here. */

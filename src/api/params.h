@@ -50,6 +50,7 @@ typedef struct pr_params {
     bool floor_given, force_given;
     pr_level floor, force;
     bool reuse_any;
+    bool cache_given, cache; /* "cache": whether an answer made before will do, and this one for others */
     char *stop[PR_STOPS_MAX];
     pr_logit_bias *bias;
 } pr_params;

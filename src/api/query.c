@@ -45,21 +45,24 @@ static void write_recent(pr_str *out, const pr_api *api) {
 void pr__performance(pr_http_req *req, void *arg) {
     pr_api *api = arg;
     pr_sched_stats stats;
+    pr_cache_stats kept;
     pr_str out = {0};
     char text[32];
+    pr_cache_stats_get(api->responses, &kept);
     pr_sched_stats_get(api->sched, &stats);
     pthread_mutex_lock(&api->lock);
-    uint64_t n = api->n_answers;
+    uint64_t n = api->n_answers, hits = api->n_hits;
     double seconds = api->answer_seconds;
     pthread_mutex_unlock(&api->lock);
     pr_str_puts(&out, "{");
     pr_write_u64(&out, "total_queries", n);
-    pr_write_u64(&out, "cache_hits", 0);
-    pr_write_text(&out, "cache_hit_rate", "0.0%");
+    pr_write_u64(&out, "cache_hits", hits);
+    snprintf(text, sizeof text, "%.1f%%", n ? 100.0 * (double)hits / (double)n : 0.0);
+    pr_write_text(&out, "cache_hit_rate", text);
     snprintf(text, sizeof text, "%.2fs", n ? seconds / (double)n : 0.0);
     pr_write_text(&out, "avg_response_time", text);
     pr_write_bool(&out, "model_loaded", pr_registry_list(api->registry, NULL, 0) > 0);
-    pr_write_u64(&out, "cache_size", 0);
+    pr_write_u64(&out, "cache_size", kept.entries);
     pr_write_u64(&out, "requests_running", stats.n_running);
     pr_write_u64(&out, "requests_waiting", stats.n_queued);
     pr_write_u64(&out, "prompt_tokens", stats.tokens_prompt);

@@ -248,7 +248,7 @@ static void write_query(pr_str *out, const pr_reply *r, const pr_piece *p, const
     pr_write_text(out, "finish_reason", p->end.finish);
     write_levels(out, p->end.levels_used);
     pr_write_text(out, "level", pr_level_name(p->end.level));
-    pr_write_bool(out, "cached", false);
+    pr_write_bool(out, "cached", r->cached);
     pr_write_f64(out, "response_time", p->end.total_seconds);
     write_usage(out, usage);
     pr_str_puts(out, "}");

@@ -18,7 +18,7 @@ typedef struct pr_reply {
     pr_ask ask;
     const char *id, *model, *query; /* query: of PR_ASK_QUERY */
     time_t created;
-    bool include_usage;
+    bool include_usage, cached;
 } pr_reply;
 
 /* Log probabilities of some tokens, as lists without their brackets. */

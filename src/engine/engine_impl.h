@@ -27,6 +27,7 @@ struct pr_engine {
     pr_exec_run *runs;   /* [batch_max] */
     uint32_t n_out;      /* rows of the last step */
     pr_level step_level; /* what it ran at */
+    uint32_t step_cursor;
     uint64_t step_count; /* stamps sessions, to find one given twice */
 };
 

@@ -22,6 +22,12 @@ pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs
 /* What the last step ran at: the level of its pages. */
 pr_level pr_engine_step_level(const pr_engine *engine);
 
+/* Where an elastic model stands: increments that the next step uses, and those of each level. False, and nothing is written,
+ * for ordinary models. Any thread. */
+bool pr_engine_cursors(const pr_engine *engine, uint32_t *next, uint32_t level_cursor[PR_LEVELS]);
+/* Increments that the last step used; 0 for ordinary models. */
+uint32_t pr_engine_step_cursor(const pr_engine *engine);
+
 /* KV pages: room for, and held by sessions; bytes and tokens of one. */
 uint32_t pr_engine_pages_max(const pr_engine *engine);
 uint32_t pr_engine_pages_used(const pr_engine *engine);

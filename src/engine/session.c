@@ -127,12 +127,22 @@ bool pr_engine_moving(const pr_engine *engine) {
     return now.moving;
 }
 
+bool pr_engine_cursors(const pr_engine *engine, uint32_t *next, uint32_t level_cursor[PR_LEVELS]) {
+    if (!engine->residency) return false;
+    *next = next_cursor(engine);
+    for (int l = 0; l < PR_LEVELS; l++) level_cursor[l] = pr__levels_cursor(&engine->blue, (pr_level)l);
+    return true;
+}
+
 /* Of a step that has begun: its cursor stands still. */
-static pr_level level_now(const pr_engine *e) {
-    if (!e->residency) return PR_LEVEL_FP16;
+static void note_step(pr_engine *e, int view) {
+    e->step_level = PR_LEVEL_FP16;
+    e->step_cursor = 0;
+    if (!e->residency) return;
     pr_residency_state now;
     pr_residency_state_get(e->residency, &now);
-    return pr__levels_at(&e->blue, now.cursor);
+    e->step_level = pr__levels_at(&e->blue, now.cursor);
+    e->step_cursor = view == PR_VIEW_DRAFT && e->draft_cursor < now.cursor ? e->draft_cursor : now.cursor;
 }
 
 pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, int view, uint8_t tag, pr_err *err) {
@@ -142,7 +152,7 @@ pr_status pr__engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, 
     if (st) return st;
     step.view = view;
     if (engine->residency) pr_residency_step_begin(engine->residency);
-    engine->step_level = level_now(engine);
+    note_step(engine, view);
     if (tag != UINT8_MAX && tag > engine->step_level) tag = (uint8_t)engine->step_level;
     if (tag < engine->step_level) engine->step_level = (pr_level)tag;
     pr_exec_step_run(engine->exec, engine->team, &step);
@@ -168,6 +178,8 @@ pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs
 }
 
 pr_level pr_engine_step_level(const pr_engine *engine) { return engine->step_level; }
+
+uint32_t pr_engine_step_cursor(const pr_engine *engine) { return engine->step_cursor; }
 
 /* ---- pages ------------------------------------------------------------ */
 

@@ -24,6 +24,7 @@
 #include "base/mem.h"
 #include "base/os.h"
 #include "base/str.h"
+#include "engine/serve.h"
 
 enum { NAMES_MAX = 16 /* of one file that are known without asking the resolver */ };
 
@@ -36,6 +37,7 @@ struct pr_model {
     pr_model_state state;
     bool pinned, failed, draining, gone; /* gone: taken out, to be freed by the last who waits */
     uint32_t n_held, n_waiting;
+    uint64_t load; /* once READY */
     uint64_t access_count;
     double used_at; /* last acquired or released */
     pr_engine *engine;
@@ -323,6 +325,7 @@ static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
     m->failed = st != PR_OK;
     m->bytes_claimed = 0;
     m->bytes_fixed = st ? 0 : n.fixed;
+    if (!st) m->load = ++r->counts.loads;
     if (!st) m->state = PR_MODEL_READY;
     pthread_cond_broadcast(&r->changed);
 }
@@ -377,7 +380,6 @@ static pr_status load_new(pr_registry *r, const char *name, const char *path, co
     if (!m) return pr_fail_nomem(err, "registry entry", sizeof *m);
     load(r, m, cancel);
     if (!m->failed) {
-        r->counts.loads++;
         *out = hold(m);
         return PR_OK;
     }
@@ -436,6 +438,20 @@ bool pr_registry_is_ready(pr_registry *r, const char *name) {
     return ready;
 }
 
+bool pr_registry_standing(pr_registry *r, const char *name, pr_model_standing *out) {
+    *out = (pr_model_standing){0};
+    pthread_mutex_lock(&r->lock);
+    pr_model *m = find_name(r, name);
+    bool ready = m && is_open(m);
+    if (ready) {
+        m->used_at = pr_now();
+        out->load = m->load;
+        out->elastic = pr_engine_cursors(m->engine, &out->cursor, out->level_cursor);
+    }
+    pthread_mutex_unlock(&r->lock);
+    return ready;
+}
+
 void pr_registry_release(pr_model *model) {
     if (!model) return;
     pr_registry *r = model->registry;
@@ -447,6 +463,8 @@ void pr_registry_release(pr_model *model) {
 }
 
 pr_engine *pr_model_engine(const pr_model *model) { return model->engine; }
+
+uint64_t pr_model_load(const pr_model *model) { return model->load; }
 
 const char *pr_model_name(const pr_model *model) { return model->names[0]; }
 

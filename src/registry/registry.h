@@ -50,7 +50,18 @@ bool pr_registry_acquire_ready(pr_registry *r, const char *name, pr_model **out)
 bool pr_registry_is_ready(pr_registry *r, const char *name);
 void pr_registry_release(pr_model *model);
 
+/* How a request would be computed if its step were the next one. */
+typedef struct pr_model_standing {
+    uint64_t load;                            /* pr_model_load() */
+    bool elastic;                             /* false: the rest is 0 */
+    uint32_t cursor, level_cursor[PR_LEVELS]; /* increments in use; those of each level */
+} pr_model_standing;
+/* Of a resident model, by a name it was acquired by; counts as use for keep-alive. False: it is not resident. */
+bool pr_registry_standing(pr_registry *r, const char *name, pr_model_standing *out);
+
 pr_engine *pr_model_engine(const pr_model *model);
+/* A number that no other model that was loaded in this registry has: the same file loaded again has another one. Never 0. */
+uint64_t pr_model_load(const pr_model *model);
 const char *pr_model_name(const pr_model *model); /* as first asked for; valid while held */
 /* Whether it was acquired by this name, or it is its path. The model exists: it is held, or `closing` has not come yet. */
 bool pr_model_named(const pr_model *model, const char *name);

@@ -85,6 +85,7 @@ static void deliver(pr__job *job, int32_t token, size_t row) {
         .len = job->text.len,
         .token = token,
         .level = job->done.level,
+        .so_far = &job->done,
     };
     if (job->spec.want_logits && token >= 0) {
         pr_engine_describe(engine, &info);

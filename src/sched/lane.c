@@ -178,6 +178,9 @@ static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first
     for (size_t i = first; i < first + n; i++) {
         pr__job *j = step->jobs[i];
         const pr_run *r = &step->runs[i];
+        uint32_t cursor = pr_engine_step_cursor(lane->engine);
+        j->done.steady = j->done.levels_used == 0 || (j->done.steady && j->done.cursor == cursor);
+        j->done.cursor = cursor;
         j->done.level = pr_engine_step_level(lane->engine);
         j->done.levels_used |= 1u << j->done.level;
         j->progress_at = pr_now();

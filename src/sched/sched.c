@@ -135,6 +135,7 @@ static pr__job *next_to_prepare(pr_sched *s) {
 static pr_status prepare(pr__job *j, pr_err *err) {
     pr_engine *engine = pr_model_engine(j->model);
     pr_engine_info info;
+    j->done.load = pr_model_load(j->model);
     pr_engine_describe(engine, &info);
     pr_status st = j->spec.prepare(j->spec.arg, engine, &j->ids, &j->n_ids, err);
     if (st) return st;

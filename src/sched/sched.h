@@ -31,6 +31,8 @@ typedef enum pr_job_finish {
     PR_JOB_ERROR      /* done.err says why; nothing, or not all, has been delivered */
 } pr_job_finish;
 
+typedef struct pr_job_done pr_job_done;
+
 typedef struct pr_job_token { /* one delivered token */
     const char *text;         /* may be empty: held back, or a control token */
     size_t len;
@@ -38,9 +40,10 @@ typedef struct pr_job_token { /* one delivered token */
     pr_level level;      /* of the step that made it */
     const float *logits; /* the row it was drawn from, for log probabilities; valid in the callback only */
     size_t n_vocab;
+    const pr_job_done *so_far; /* how it was computed until now; valid in the callback only */
 } pr_job_token;
 
-typedef struct pr_job_done {
+struct pr_job_done {
     pr_job_finish finish;
     pr_err err; /* PR_JOB_ERROR */
     uint32_t
@@ -48,9 +51,12 @@ typedef struct pr_job_done {
     uint32_t n_prompt, n_cached, n_generated;
     uint32_t levels_used; /* a bit for each pr_level it was computed at */
     pr_level level;       /* of the last step */
+    uint64_t load;        /* pr_model_load() of its model; 0: it has met none */
+    uint32_t cursor;      /* increments in use in the last step; 0 for ordinary models */
+    bool steady;          /* every step had that cursor */
     double queue_seconds, load_seconds, total_seconds;
     double first_token_seconds; /* from when it began to run */
-} pr_job_done;
+};
 
 typedef struct pr_job {
     const char *model; /* copied */
