@@ -98,9 +98,10 @@ static void read_ids(pr_reader *r, const json_t *list, pr_prompt *out) {
         return;
     }
     json_array_foreach(list, i, v) {
-        json_int_t id = json_integer_value(v);
+        int64_t id = 0;
         if (r->status) return;
-        if (!json_is_integer(v) || id < 0 || id > INT32_MAX) pr_reader_refuse(r, "prompt", "token %zu is no token", i);
+        if (!pr_reader_whole(v, &id) || id < 0 || id > INT32_MAX)
+            pr_reader_refuse(r, "prompt", "token %zu is no token", i);
         else out->ids[out->n_ids++] = (int32_t)id;
     }
 }
@@ -121,7 +122,7 @@ static void read_prompt(pr_reader *r, const json_t *v, pr_prompt *out) {
 
 static void read_prompts(pr_reader *r, pr_params *p) {
     const json_t *v = pr_reader_get(r, "prompt");
-    bool many = json_is_array(v) && !json_is_integer(json_array_get(v, 0));
+    bool many = json_is_array(v) && !json_is_number(json_array_get(v, 0));
     size_t n = many ? json_array_size(v) : 1;
     if (r->status) return;
     if (n == 0 || n > PR_CHOICES_MAX) {
@@ -162,8 +163,9 @@ static void read_stop(pr_reader *r, pr_params *p) {
 
 /* "1234": a token as a key. */
 static bool token_of(const char *key, int32_t *out) {
+    enum { DIGITS_MAX = 9 };
     uint32_t id;
-    if (key[0] < '0' || key[0] > '9' || !pr_parse_u32(key, &id) || id > INT32_MAX) return false;
+    if (strlen(key) > DIGITS_MAX || key[0] < '0' || key[0] > '9' || !pr_parse_u32(key, &id)) return false;
     *out = (int32_t)id;
     return true;
 }
@@ -206,12 +208,13 @@ static void read_sampling(pr_reader *r, pr_params *p) {
     pr_reader_f32(r, "repetition_penalty", 0, 10, &s->repetition_penalty);
     pr_reader_f32(r, "presence_penalty", -2, 2, &s->presence_penalty);
     pr_reader_f32(r, "frequency_penalty", -2, 2, &s->frequency_penalty);
-    pr_reader_u32(r, "no_repeat_ngram_size", 0, TOKENS_MOST, &s->no_repeat_ngram);
+    pr_reader_u32(r, "no_repeat_ngram_size", 0, PR_NGRAM_LENGTH_MAX, &s->no_repeat_ngram);
     const json_t *seed = pr_reader_get(r, "seed");
-    if (seed && !json_is_integer(seed)) pr_reader_refuse(r, "seed", "must be a whole number");
+    int64_t n = 0;
+    if (seed && !pr_reader_whole(seed, &n)) pr_reader_refuse(r, "seed", "must be a whole number");
     if (r->status || !seed) return;
     p->seed_given = true;
-    s->seed = (uint64_t)json_integer_value(seed);
+    s->seed = (uint64_t)n;
 }
 
 static void read_length(pr_reader *r, pr_params *p) {

@@ -22,6 +22,7 @@ enum {
     PR_MESSAGES_MAX = 1024,
     PR_BIASES_MAX = 1024,
     PR_TOP_LOGPROBS_MAX = 20,
+    PR_NGRAM_LENGTH_MAX = 64, /* what the sampler takes, too */
     PR_PARAM_NAME = 64
 };
 

@@ -46,13 +46,21 @@ void pr_reader_f32(pr_reader *r, const char *name, double least, double most, fl
     *out = (float)x;
 }
 
+bool pr_reader_whole(const json_t *v, int64_t *out) {
+    const double most = 9007199254740992; /* 2^53: up to here a double is the number that was meant */
+    double x = json_number_value(v);
+    bool real = json_is_real(v) && x == trunc(x) && fabs(x) <= most;
+    if (!real && !json_is_integer(v)) return false;
+    *out = real ? (int64_t)x : (int64_t)json_integer_value(v);
+    return true;
+}
+
 void pr_reader_u32(pr_reader *r, const char *name, uint32_t least, uint32_t most, uint32_t *out) {
     const json_t *v = pr_reader_get(r, name);
     if (!v) return;
-    json_int_t n = json_integer_value(v);
-    if (!json_is_integer(v)) pr_reader_refuse(r, name, "must be a whole number");
-    else if (n < (json_int_t)least || n > (json_int_t)most)
-        pr_reader_refuse(r, name, "must be from %u to %u", least, most);
+    int64_t n = 0;
+    if (!pr_reader_whole(v, &n)) pr_reader_refuse(r, name, "must be a whole number");
+    else if (n < (int64_t)least || n > (int64_t)most) pr_reader_refuse(r, name, "must be from %u to %u", least, most);
     else *out = (uint32_t)n;
 }
 

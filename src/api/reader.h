@@ -25,6 +25,8 @@ const json_t *pr_reader_get(const pr_reader *r, const char *name);
 /* Each leaves *out alone where the field is absent, and refuses what is of another type or outside the bounds. */
 void pr_reader_f32(pr_reader *r, const char *name, double least, double most, float *out);
 void pr_reader_f64(pr_reader *r, const char *name, double least, double most, double *out);
+/* A whole number, also one written as 2.0, which JSON Schema calls an integer. */
+bool pr_reader_whole(const json_t *v, int64_t *out);
 void pr_reader_u32(pr_reader *r, const char *name, uint32_t least, uint32_t most, uint32_t *out);
 void pr_reader_bool(pr_reader *r, const char *name, bool *out);
 void pr_reader_text(pr_reader *r, const char *name, const char **out); /* borrowed */

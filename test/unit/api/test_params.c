@@ -133,7 +133,7 @@ static void test_bounds(void **state) {
         {"repetition_penalty", "-1", "0", "10", "1e300"},
         {"presence_penalty", "-2.1", "-2", "2", "2.1"},
         {"frequency_penalty", "-2.1", "-2", "2", "2.1"},
-        {"no_repeat_ngram_size", "-1", "0", "16777216", "4294967296"},
+        {"no_repeat_ngram_size", "-1", "0", "64", "65"},
     };
     for (size_t i = 0; i < sizeof bounds / sizeof *bounds; i++) {
         refuses(PR_ASK_CHAT, bounds[i].name, bounds[i].below);
@@ -199,6 +199,11 @@ static void test_lists(void **state) {
     assert_true(p.n_prompts == 2 && !strcmp(p.prompts[0].text, "a") && p.prompts[1].n_ids == 2);
     assert_int_equal(parse_text(PR_ASK_COMPLETION, "{\"prompt\":[\"a\",\"b\"],\"n\":9}"), PR_ERR_ARG);
     assert_string_equal(param, "n");
+    assert_int_equal(parse_text(PR_ASK_COMPLETION, "{\"prompt\":[3.0,4],\"n\":2.0,\"seed\":-7e0}"), PR_OK);
+    assert_true(p.n_prompts == 1 && p.prompts[0].n_ids == 2 && p.prompts[0].ids[0] == 3 && p.n == 2);
+    assert_true(p.generate.sample.seed == (uint64_t)-7);
+    refuses(PR_ASK_CHAT, "seed", "1e300");
+    refuses(PR_ASK_CHAT, "logit_bias", "{\"1000000000\":1}");
     refuses(PR_ASK_CHAT, "stop", "[\"a\",\"b\",\"c\",\"d\",\"e\"]");
     refuses(PR_ASK_CHAT, "stop", "\"\"");
     refuses(PR_ASK_CHAT, "stop", "[\"a\",1]");
