@@ -24,6 +24,7 @@ void pr__quant_level(pr_http_req *req, void *arg);
 void pr__quant_events(pr_http_req *req, void *arg);
 
 void pr__caches(pr_http_req *req, void *arg);
+void pr__metrics_get(pr_http_req *req, void *arg);
 void pr__alerts_get(pr_http_req *req, void *arg);
 void pr__health(pr_http_req *req, void *arg);
 void pr__openapi(pr_http_req *req, void *arg);

@@ -55,6 +55,7 @@ void pr__api_routes(pr_api *api) {
         {"POST", "/api/v1/quantization/level", pr__quant_level, NULL, BODY_SMALL, 0},
         {"GET", "/api/v1/quantization/events", pr__quant_events, NULL, 0, 0},
         {"GET", "/api/v1/caches", pr__caches, NULL, 0, 0},
+        {"GET", "/metrics", pr__metrics_get, NULL, 0, 0},
         {"GET", "/api/v1/alerts", pr__alerts_get, NULL, 0, 0},
         {"GET", "/health", pr__health, NULL, 0, PR_HTTP_OPEN},
         {"GET", "/openapi.json", pr__openapi, NULL, 0, 0},

@@ -40,7 +40,9 @@ void pr_http_req_unref(pr_http_req *req) {
 
 void pr__req_free(pr_http_req *req) {
     if (req->watch.release) req->watch.release(req->watch.arg); /* never finished: the server went down before */
+    if (req->finished) pr__req_log(req);
     pthread_mutex_destroy(&req->lock);
+    pr_free(req->note);
     pr_free(req->stream.data);
     pr_free(req->body);
     pr_free(req->text);

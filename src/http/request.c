@@ -494,23 +494,66 @@ enum MHD_Result pr__http_on_request(void *cls, struct MHD_Connection *con, const
 
 /* ---- the end ---- */
 
-/* One line of JSON. Built only when somebody listens. */
-static void log_access(const pr_http_req *req, double seconds) {
+void pr_http_req_note(pr_http_req *req, const char *json) {
+    char *copy = pr_log_wants(PR_LOG_INFO) ? pr_strdup(PR_TAG_HTTP, json) : NULL; /* no memory: the line does without */
+    pthread_mutex_lock(&req->lock);
+    char *before = req->note;
+    req->note = copy;
+    pthread_mutex_unlock(&req->lock);
+    pr_free(before);
+}
+
+/* One line of JSON. Built only when somebody listens. No query: it may hold what people wrote. */
+void pr__req_log(const pr_http_req *req) {
     if (!pr_log_wants(PR_LOG_INFO)) return;
     enum { PATH_MAX_SHOWN = 256 };
-    uint64_t us = seconds > 0 ? (uint64_t)(seconds * 1e6) : 0; /* printed by hand: %f follows the locale */
-    size_t path_len = strlen(req->path);
+    uint64_t us = req->took > 0 ? (uint64_t)(req->took * 1e6) : 0;
+    size_t path_len = strcspn(req->path, "?");
     pr_str s = {0};
     pr_str_printf(&s, "{\"event\":\"request\",\"id\":\"%s\",\"method\":", req->id);
     pr_str_json(&s, req->method, strlen(req->method));
     pr_str_puts(&s, ",\"path\":");
     pr_str_json(&s, req->path, path_len < PATH_MAX_SHOWN ? path_len : PATH_MAX_SHOWN);
-    pr_str_printf(&s,
-                  ",\"status\":%u,\"bytes\":%llu,\"seconds\":%llu.%06llu,\"key\":\"%s\",\"peer\":\"%s\",\"gone\":%s}",
-                  req->status, (unsigned long long)req->sent, (unsigned long long)(us / 1000000),
-                  (unsigned long long)(us % 1000000), req->key_name, req->peer, req->gone ? "true" : "false");
+    pr_str_puts(&s, ",\"route\":");
+    if (req->route) pr_str_json(&s, req->route->path, strlen(req->route->path));
+    else pr_str_puts(&s, "null");
+    pr_str_printf(&s, ",\"status\":%u,\"bytes\":%llu,\"received\":%zu,\"seconds\":%llu.%06llu", req->status,
+                  (unsigned long long)req->sent, req->body_len, (unsigned long long)(us / 1000000),
+                  (unsigned long long)(us % 1000000));
+    pr_str_printf(&s, ",\"key\":\"%s\",\"peer\":\"%s\",\"gone\":%s", req->key_name, req->peer,
+                  req->gone ? "true" : "false");
+    if (req->note) pr_str_puts(&s, req->note);
+    pr_str_puts(&s, "}");
     if (pr_str_ok(&s)) pr_log(PR_LOG_INFO, "%s", s.data);
     pr_str_free(&s);
+}
+
+/* ---- counting ---- */
+
+static const struct {
+    unsigned status;
+    const char *name;
+} statuses[PR_HTTP_STATUSES] = {
+    {0, "gone"},  {200, "200"}, {204, "204"}, {304, "304"}, {400, "400"}, {401, "401"}, {403, "403"}, {404, "404"},
+    {405, "405"}, {413, "413"}, {415, "415"}, {429, "429"}, {431, "431"}, {500, "500"}, {503, "503"}, {1, "other"},
+};
+
+const char *pr_http_status_name(size_t column) { return column < PR_HTTP_STATUSES ? statuses[column].name : NULL; }
+
+/* Under the server's lock. */
+static void count_request(pr_http_server *s, const pr_http_req *req) {
+    size_t route = req->route ? (size_t)(req->route - s->opts.routes) : s->opts.n_routes, column = 0;
+    while (column < PR_HTTP_STATUSES - 1 && statuses[column].status != req->status) column++;
+    pr_http_route_stats *count = &s->by_route[route];
+    count->by_status[column]++;
+    count->bytes += req->sent;
+    count->seconds += req->took;
+}
+
+void pr_http_route_stats_get(pr_http_server *s, size_t route, pr_http_route_stats *out) {
+    pthread_mutex_lock(&s->lock);
+    *out = s->by_route[route];
+    pthread_mutex_unlock(&s->lock);
 }
 
 /* After this the request is nobody's but its holders'. */
@@ -544,7 +587,7 @@ void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls
     double now = pr_now();
     detach(req, code == MHD_REQUEST_TERMINATED_COMPLETED_OK);
     if (req->key) pr_key_release(req->key);
-    log_access(req, now - req->began);
+    req->took = now - req->began;
     atomic_fetch_sub(&s->body_bytes, req->body_cap);
     pthread_mutex_lock(&s->lock);
     c->req = NULL;
@@ -552,6 +595,7 @@ void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls
     c->deadline = now + (atomic_load(&c->hung_up) ? PR__HUNG_UP_SECONDS : s->opts.idle_seconds);
     if (atomic_load(&s->draining)) shutdown(c->fd, SHUT_RD);
     s->requests++;
+    count_request(s, req);
     if (!--s->active) pthread_cond_broadcast(&s->idle);
     pthread_mutex_unlock(&s->lock);
     pr_http_req_unref(req);

@@ -318,9 +318,10 @@ pr_status pr_http_open(const pr_http_opts *opts, pr_http_server **out, pr_err *e
     s->n_conns = s->opts.connections_max;
     if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != sizeof s->id_seed) s->id_seed = pr_now_ns();
     s->conns = pr_calloc(PR_TAG_HTTP, s->n_conns, sizeof *s->conns);
+    s->by_route = pr_calloc(PR_TAG_HTTP, s->opts.n_routes + 1, sizeof *s->by_route);
     s->due = pr_calloc(PR_TAG_HTTP, s->n_conns, sizeof(pr_http_req *));
     pr_status status = open_sync(s, err);
-    if (!status && (!s->conns || !s->due || !pr__linger_open(s))) {
+    if (!status && (!s->conns || !s->by_route || !s->due || !pr__linger_open(s))) {
         status = pr_fail_nomem(err, "HTTP connections", s->n_conns * sizeof *s->conns);
     }
     if (!status) status = open_socket(s, err);
@@ -408,5 +409,6 @@ void pr_http_close(pr_http_server *s) {
     }
     pr_free(s->conns);
     pr_free(s->due);
+    pr_free(s->by_route);
     pr_free(s);
 }

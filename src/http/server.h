@@ -89,6 +89,18 @@ typedef struct pr_http_stats {
 } pr_http_stats;
 void pr_http_stats_get(pr_http_server *server, pr_http_stats *out);
 
+/* Finished requests of one route. Statuses that the server does not know of itself count as the last one, "other". */
+enum { PR_HTTP_STATUSES = 16 };
+typedef struct pr_http_route_stats {
+    uint64_t by_status[PR_HTTP_STATUSES];
+    uint64_t bytes; /* of bodies sent */
+    double seconds; /* from the whole head to the last byte */
+} pr_http_route_stats;
+/* "200", ...; "gone" when the client went before it was answered. NULL past the end. */
+const char *pr_http_status_name(size_t column);
+/* Route number i of the options; n_routes: requests that fit none. */
+void pr_http_route_stats_get(pr_http_server *server, size_t route, pr_http_route_stats *out);
+
 /* ---- the request ---- */
 
 void pr_http_req_ref(pr_http_req *req);
@@ -104,6 +116,10 @@ const char *pr_http_req_query(const pr_http_req *req, const char *name);  /* lik
 const char *pr_http_req_body(const pr_http_req *req, size_t *len);        /* terminated; "" when there is none */
 const char *pr_http_req_peer(const pr_http_req *req);                     /* "127.0.0.1" */
 const char *pr_http_req_key(const pr_http_req *req);                      /* name of the API key; "" */
+
+/* Members for the request's line in the log (",\"model\":\"x\""), copied, in the place of what was noted before. The line is
+ * written when the request is finished and nobody holds it any more. */
+void pr_http_req_note(pr_http_req *req, const char *json);
 
 /* Does the client still wait? */
 bool pr_http_req_gone(pr_http_req *req);

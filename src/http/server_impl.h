@@ -60,6 +60,7 @@ struct pr_http_req {
     bool told;        /* on_gone was called, or never will be */
     bool finished;    /* no callback begins any more */
     uint32_t calling; /* callbacks that run */
+    char *note;       /* for the log; NULL: nothing */
     /* Fixed once the handler runs. */
     pr_http_server *server;
     pr__conn *conn;
@@ -83,6 +84,7 @@ struct pr_http_req {
     double body_began;
     unsigned status;
     uint64_t sent;
+    double took; /* seconds, once it is finished */
 };
 
 /* A connection that has been closed and whose peer may still send: see linger.c. */
@@ -113,13 +115,15 @@ struct pr_http_server {
     pr__lingerer *lingerers; /* PR__LINGERERS_MAX */
     uint32_t n_lingering;
     uint64_t requests;
-    pr_http_req **due; /* the watch's: requests to look at */
+    pr_http_route_stats *by_route; /* [n_routes + 1] */
+    pr_http_req **due;             /* the watch's: requests to look at */
 };
 
 /* request.c: callbacks of the library. */
 void *pr__http_on_target(void *cls, const char *target, struct MHD_Connection *con);
 enum MHD_Result pr__http_on_request(void *cls, struct MHD_Connection *con, const char *url, const char *method,
                                     const char *version, const char *data, size_t *data_len, void **req_cls);
+void pr__req_log(const pr_http_req *req); /* its line, when nobody holds it any more */
 void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls, enum MHD_RequestTerminationCode code);
 
 /* reply.c. */

@@ -313,6 +313,8 @@ void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out) {
         .tokens_generated = s->tokens_generated,
         .tokens_cached = s->tokens_cached,
         .steps = s->n_steps,
+        .stepped = s->n_stepped,
+        .batch = s->batch,
         .prefix = s->prefix,
         .tokens_per_second = (double)tokens / PR__RATE_SECONDS,
     };

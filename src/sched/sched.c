@@ -533,6 +533,7 @@ static void *step_thread(void *arg) {
         pr__govern(s, fresh);
         tell_moves(s);
         pr__lane *lane = compose(s, &step);
+        s->batch = lane ? (uint32_t)step.n : 0;
         if (!lane) {
             if (s->done.n == 0) pr__sched_wait(s, TICK_MS);
             continue;
@@ -541,6 +542,7 @@ static void *step_thread(void *arg) {
         uint32_t tokens = pr__lane_step(lane, &step);
         pthread_mutex_lock(&s->lock);
         s->n_steps++;
+        s->n_stepped += step.n;
         lane->pages_used = pr_engine_pages_used(lane->engine);
         pr__sched_count(s, tokens);
     }

@@ -131,7 +131,8 @@ typedef struct pr_sched_stats {
     uint32_t n_queued, n_running, n_parked;
     uint64_t n_done, n_failed, n_cancelled;
     uint64_t tokens_prompt, tokens_generated, tokens_cached;
-    uint64_t steps;
+    uint64_t steps, stepped;  /* and sessions in them, all together */
+    uint32_t batch;           /* sessions in the last step; 0 when nothing runs */
     double tokens_per_second; /* over the last ten seconds */
     size_t prefix_bytes;      /* KV pages kept for reuse */
     uint32_t n_prefixes;

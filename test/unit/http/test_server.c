@@ -608,8 +608,8 @@ static void each_request_is_one_line_of_json(void **state) {
     }
     pr_log_set(NULL, NULL, PR_LOG_DEBUG);
     static const char want[] =
-        "{\"event\":\"request\",\"id\":\"log-1\",\"method\":\"GET\",\"path\":\"/hello\",\"status\":200,"
-        "\"bytes\":11,\"seconds\":0.";
+        "{\"event\":\"request\",\"id\":\"log-1\",\"method\":\"GET\",\"path\":\"/hello\",\"route\":\"/hello\","
+        "\"status\":200,\"bytes\":11,\"received\":0,\"seconds\":0.";
     assert_memory_equal(h.line, want, sizeof want - 1);
     assert_non_null(strstr(h.line, "\"key\":\"\",\"peer\":\"127.0.0.1\",\"gone\":false}"));
 }
