@@ -20,6 +20,7 @@ INSTALL_PROGRAM := \
     644:docs/precis.1:$(PREFIX)/share/man/man1/precis.1 \
     644:LICENSE:$(DOCDIR)/LICENSE \
     644:README.md:$(DOCDIR)/README.md \
+    755:validate:$(PREFIX)/share/precis/validate \
     $(foreach d,$(wildcard docs/API.md docs/GOVERNOR.md docs/ELASTIC.md docs/OPERATIONS.md),644:$d:$(DOCDIR)/$d)
 
 INSTALL_LIBRARY := \

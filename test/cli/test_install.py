@@ -25,6 +25,7 @@ EXPECTED = """
     {prefix}/share/doc/precis/docs/ELASTIC.md
     {prefix}/share/doc/precis/docs/GOVERNOR.md
     {prefix}/share/man/man1/precis.1
+    {prefix}/share/precis/validate
 """
 
 
@@ -112,7 +113,7 @@ rows = re.findall(r'\{"([A-Z_]+)", "[a-z-]+", KIND_\w+, AT\(\w+\), [^"]*"([^"]*)
 names = {name for name, _ in rows} - {"PRECIS_CONFIG"}
 told = {l.split("=")[0].strip(): l.split("=", 1)[1].strip() for l in shown}
 ok("every setting is in packaging/precis.conf", len(rows) > 20 and names == set(told) | {"PRECIS_MODELS"},
-   str(names ^ set(told)))
+   str(names ^ (set(told) | {"PRECIS_MODELS"})))
 wrong = [n for n, d in rows if n in told and d != told[n] and n != "PRECIS_API_KEYS_FILE"]
 ok("with its default", not wrong, str(wrong))
 finish()
