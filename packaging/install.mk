@@ -9,6 +9,8 @@ SYSCONFDIR  ?= /etc
 UNITDIR     ?= $(PREFIX)/lib/systemd/system
 SYSUSERSDIR ?= $(PREFIX)/lib/sysusers.d
 TMPFILESDIR ?= $(PREFIX)/lib/tmpfiles.d
+# Debian's zsh looks into vendor-completions below /usr, every zsh into site-functions below /usr/local.
+ZSHDIR      ?= $(PREFIX)/share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
 DOCDIR      := $(PREFIX)/share/doc/precis
 CONFIG      := $(DESTDIR)$(SYSCONFDIR)/precis/precis.conf
 STAGE       := $(B)/install
@@ -17,6 +19,9 @@ INSTALL_PROGRAM := \
     644:$(STAGE)/precis.service:$(UNITDIR)/precis.service \
     644:packaging/sysusers.conf:$(SYSUSERSDIR)/precis.conf \
     644:packaging/tmpfiles.conf:$(TMPFILESDIR)/precis.conf \
+    644:$(STAGE)/precis.bash:$(PREFIX)/share/bash-completion/completions/precis \
+    644:$(STAGE)/precis.zsh:$(ZSHDIR)/_precis \
+    644:$(STAGE)/precis.fish:$(PREFIX)/share/fish/vendor_completions.d/precis.fish \
     644:docs/precis.1:$(PREFIX)/share/man/man1/precis.1 \
     644:LICENSE:$(DOCDIR)/LICENSE \
     644:README.md:$(DOCDIR)/README.md \
@@ -38,6 +43,11 @@ $(STAGE)/precis.service: packaging/precis.service.in
 	@mkdir -p $(@D)
 	@sed -e 's|@BINDIR@|$(PREFIX)/bin|g' -e 's|@SYSCONFDIR@|$(SYSCONFDIR)|g' $< > $@
 
+COMPLETIONS := $(addprefix $(STAGE)/precis.,bash zsh fish)
+$(COMPLETIONS): $(STAGE)/precis.%: $(PROGRAM)
+	@mkdir -p $(@D)
+	@$(PROGRAM) completion $* > $@
+
 $(STAGE)/precis.pc:
 	@mkdir -p $(@D)
 	@printf '%s\n' 'Name: precis' 'Description: language models on the machine at hand' 'Version: $(VERSION)' \
@@ -51,7 +61,7 @@ define put
 done
 endef
 
-install-program: $(PROGRAM) $(STAGE)/precis.service
+install-program: $(PROGRAM) $(COMPLETIONS) $(STAGE)/precis.service
 	$(call put,$(INSTALL_PROGRAM))
 	install -D -s -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/precis
 	@if [ -e $(CONFIG) ]; then echo "$(CONFIG) is left as it is"; else install -D -m 644 packaging/precis.conf $(CONFIG); fi

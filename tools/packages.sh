@@ -13,7 +13,8 @@ build=(gcc libc6-dev make pkg-config
     ca-certificates python3 python3-pip python3-venv) # pip fetches the default model
 
 test=(git libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev curl
-    chromium chromium-driver fonts-dejavu-core)
+    chromium chromium-driver fonts-dejavu-core
+    zsh fish mandoc) # completion and the manual are tried in what they are made for
 
 wanted=()
 for group in "$@"; do

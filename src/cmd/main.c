@@ -31,6 +31,7 @@ static const command commands[] = {
     {"eval", "perplexity of a text, and distance from a reference", pr__cmd_eval},
     {"tokenize", "the tokens of a text", pr__cmd_tokenize},
     {"doctor", "what this machine offers, and what stands in the way", pr__cmd_doctor},
+    {"completion", "what makes a shell complete all this", pr__cmd_completion},
 };
 
 enum { N_COMMANDS = sizeof commands / sizeof *commands };
@@ -54,15 +55,34 @@ static int usage_error(const char *what, const char *name) {
 
 static int print_help(void) {
     printf("usage: precis COMMAND [ARGUMENTS]\nRuns language models on the machine at hand.\n\n");
-    for (size_t i = 0; i < N_COMMANDS; i++) printf("  %-10s%s\n", commands[i].name, commands[i].help);
+    for (size_t i = 0; i < N_COMMANDS; i++) printf("  %-11s%s\n", commands[i].name, commands[i].help);
     printf("\n`precis COMMAND --help` says more; `man precis` says all.\n"
            "To begin: precis pull smollm2 && precis run smollm2 \"Why is the sky blue?\"\n");
     return PR_EXIT_OK;
 }
 
+static pr_usage_sink describing; /* NULL: commands are run */
+static void *describing_arg;
+
+void pr__cmd_describe(pr_usage_sink sink, void *arg) {
+    describing = sink;
+    describing_arg = arg;
+    for (size_t i = 0; i < N_COMMANDS; i++) commands[i].run(0, NULL);
+    describing = NULL;
+}
+
+const char *pr__cmd_about(const char *name) {
+    const command *c = find(name);
+    return c ? c->help : "";
+}
+
 bool pr__cmd_begin(const pr_usage *usage, int argc, const char **argv, pr_args *args, int *code) {
     pr_err err = {0};
     *code = PR_EXIT_OK;
+    if (describing) {
+        describing(describing_arg, usage);
+        return false;
+    }
     if (pr__args_parse(usage, argc, argv, args, &err) != PR_OK) *code = pr__cmd_fail(&err);
     else if (args->help) pr__args_help(usage);
     else return true;

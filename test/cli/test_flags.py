@@ -10,11 +10,12 @@ import sys
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import PRECIS, fails, finish, ok, precis, small_model, write  # noqa: E402
 
-COMMANDS = ("run", "serve", "ps", "stop", "pull", "pack", "list", "show", "plan", "bench", "eval", "tokenize", "doctor")
+COMMANDS = ("run", "serve", "ps", "stop", "pull", "pack", "list", "show", "plan", "bench", "eval", "tokenize", "doctor",
+            "completion")
 
 # ---- help ----
 r = precis("--help")
-ok("--help", r.code == 0 and all("  %-10s" % c in r.out for c in COMMANDS), str(r))
+ok("--help", r.code == 0 and all("  %-11s" % c in r.out for c in COMMANDS), str(r))
 r = precis()
 ok("no command at all", r.code == 2 and "usage: precis" in r.out, str(r))
 ok("--version", re.fullmatch(r"precis \d+\.\d+\.\d+\n", precis("--version").out))
@@ -33,6 +34,8 @@ for command in COMMANDS:
     missing = sorted(f for f in flags if "--" + f not in man)
     ok("the man page has the flags of %s" % command, not missing, str(missing))
 known = set(re.findall(r"--([a-z][a-z0-9-]+)", "".join(precis(c, "--help").out for c in COMMANDS)))
+settings = os.path.join(os.path.dirname(man_path), "../src/governor/settings.c")
+known |= set(re.findall(r'^    \{"[A-Z_]+", "([a-z-]+)", KIND_', open(settings).read(), re.M))  # not all fit on the screen
 written = set(re.findall(r"--([a-z][a-z0-9-]+)", man)) - {"help", "version", "no-deps"}  # pip has the last one
 ok("the man page has no flags that are not there", written <= known, str(sorted(written - known)))
 

@@ -19,6 +19,9 @@ EXPECTED = """
     {prefix}/lib/systemd/system/precis.service
     {prefix}/lib/sysusers.d/precis.conf
     {prefix}/lib/tmpfiles.d/precis.conf
+    {prefix}/share/bash-completion/completions/precis
+    {prefix}/share/fish/vendor_completions.d/precis.fish
+    {prefix}/share/zsh/{zsh}/_precis
     {prefix}/share/doc/precis/LICENSE
     {prefix}/share/doc/precis/README.md
     {prefix}/share/doc/precis/docs/API.md
@@ -48,10 +51,10 @@ if build != "release":  # nobody installs a sanitized build
     skipped("installing", "build/%s" % build)
     finish()
 
-for prefix in ("/usr/local", "/usr"):
+for prefix, zsh in (("/usr/local", "site-functions"), ("/usr", "vendor-completions")):
     root = path("root" + prefix.replace("/", "-"))
     r = make("install", root, "PREFIX=" + prefix)
-    got, wanted = files(root), set(EXPECTED.format(prefix=prefix).split())
+    got, wanted = files(root), set(EXPECTED.format(prefix=prefix, zsh=zsh).split())
     ok("install puts what it says under %s" % prefix, r.returncode == 0 and got == wanted,
        "%s %s %s" % (r.stdout, sorted(got - wanted), sorted(wanted - got)))
     r = subprocess.run([root + prefix + "/bin/precis", "--version"], stdout=subprocess.PIPE, text=True)
