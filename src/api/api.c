@@ -113,6 +113,7 @@ static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
         .serial = opts->serial,
         .weights_budget = opts->weights_budget,
         .total_seconds = opts->total_seconds,
+        .park_seconds = opts->park_seconds,
     };
     return pr_sched_open(&o, &api->sched, err);
 }

@@ -35,6 +35,7 @@ typedef struct pr_api_opts {
     bool serial;               /* one request at a time */
     size_t weights_budget;     /* of an elastic model; 0: what there is */
     double total_seconds;      /* a request may take so long; 0: no limit */
+    double park_seconds;       /* and stand still for a level that cannot be had; 0: 30 */
 } pr_api_opts;
 
 /* On failure err says what is wrong: an address that is taken, keys that cannot be read, ... */

@@ -18,7 +18,7 @@
 #include "base/os.h"
 #include "http/sse.h"
 
-static const double guard_seconds = 10;
+static const double guard_seconds = 10, alarmed_seconds = 1; /* while a measure of the guard is in force */
 
 void pr__warden_wake(pr_api *api) {
     uint64_t one = 1;
@@ -176,8 +176,8 @@ static void *warden(void *arg) {
         if (pr_now() >= pr__alerts_due(api->alerts)) pr__alerts_look(api, pr_now());
         bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);
         if (!pressed && pr_now() < next) continue;
-        next = pr_now() + guard_seconds;
         look_at_memory(api, &guard);
+        next = pr_now() + (guard.in_force ? alarmed_seconds : guard_seconds);
     }
     return NULL;
 }

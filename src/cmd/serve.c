@@ -32,7 +32,7 @@ typedef struct serve {
     const char *memory_source;
     size_t weights_budget;
     uint32_t threads;
-    float grace, total;
+    float grace, total, park;
     bool preload, serial, quiet;
     pr_catalogue *catalogue;
     pr_api *api;
@@ -156,6 +156,7 @@ static pr_status open_api(serve *s) {
         .serial = s->serial,
         .weights_budget = s->weights_budget,
         .total_seconds = (double)s->total,
+        .park_seconds = (double)s->park,
     };
     bool colon = strchr(s->settings.host, ':') != NULL;
     pr_status st = pr_api_open(&opts, &s->api, &s->err);
@@ -208,6 +209,7 @@ static void live(serve *s) {
 static pr_status run_server(serve *s, const pr_args *args) {
     pr_status st = load_settings(s);
     if (!st && s->grace < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--grace: seconds cannot be negative");
+    if (!st && s->park < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--park: seconds cannot be negative");
     if (!st && s->total < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--total: seconds cannot be negative");
     if (!st) st = pr__catalogue_open(args->arg, (size_t)args->n, &s->catalogue, &s->err);
     if (!st) st = open_api(s);
@@ -260,6 +262,7 @@ int pr__cmd_serve(int argc, const char **argv) {
          NULL, NULL},
         {"serial", 0, PR_FLAG_BOOL, NULL, "one request at a time", &s.serial, NULL, NULL},
         {"total", 0, PR_FLAG_F32, "S", "a request may take so long (0: no limit)", &s.total, NULL, NULL},
+        {"park", 0, PR_FLAG_F32, "S", "and stand still for a level that cannot be had (30)", &s.park, NULL, NULL},
         {"grace", 0, PR_FLAG_F32, "S", "time for requests to end when it is stopped (30)", &s.grace, NULL, NULL},
         {"threads", 't', PR_FLAG_U32, "N", "what affinity and quota allow", &s.threads, NULL, NULL},
         {"memory-source", 0, PR_FLAG_TEXT, "FILE", "memory used, 0 to 1, is read from here: for tests",

@@ -50,7 +50,7 @@ static pr_priority priority_of(const pr__lane *lane) {
     return all_speed ? PR_PRIORITY_SPEED : PR_PRIORITY_BALANCED;
 }
 
-/* The floor of all: the highest that a running job asks for and may have. One job's floor of int2 does not take away the
+/* The floor of all: the highest that a running job asks for and has, or may have. One job's floor of int2 does not take away the
  * small model's own floor of int4 from those who state none. */
 static void set_floor(const pr__lane *lane, pr_gov_snapshot *snap) {
     bool all_state = true, given = false;
@@ -59,7 +59,7 @@ static void set_floor(const pr__lane *lane, pr_gov_snapshot *snap) {
         bool states = j->spec.floor_given || j->spec.force_given;
         pr_level level = j->spec.force_given ? j->spec.force : j->spec.floor;
         all_state &= j->spec.floor_given && !j->spec.force_given;
-        if (!states || level > lane->levels.allowed) continue;
+        if (!states || (level > lane->levels.allowed && level > lane->levels.level)) continue;
         given = true;
         if (level > floor) floor = level;
     }

@@ -21,7 +21,7 @@
 #include "base/os.h"
 #include "engine/serve.h"
 
-static const double sample_seconds = 0.2;
+static const double sample_seconds = 0.2, tell_seconds = 1;
 
 enum { TICK_MS = 50, QUEUE_DEFAULT = 64, PARALLEL_DEFAULT = 8, SESSIONS_DEFAULT = 64, CHUNK_DEFAULT = 96 };
 
@@ -306,14 +306,16 @@ static void tend_running(pr_sched *s, pr__lane *lane, double now) {
     }
 }
 
-/* Places in the queue that have changed, told without the lock; jobs stay, since only this thread frees them. */
-static void tell_positions(pr_sched *s) {
+/* Places in the queue that have changed, and now and then those that have not (the estimate has), told without the lock; jobs stay, since only this thread frees them. */
+static void tell_positions(pr_sched *s, double now) {
     uint32_t at = 0, n = 0;
     const pr__jobs *lists[] = {&s->prepared, &s->queued};
     for (int l = 0; l < 2; l++) {
         for (pr__job *j = lists[l]->first; j && n < s->told_max; j = j->link) {
-            if (++at == j->position || !j->spec.on_queue) continue;
+            at++;
+            if (!j->spec.on_queue || (at == j->position && now - j->told_at < tell_seconds)) continue;
             j->position = at;
+            j->told_at = now;
             j->telling = true;
             s->told[n++] = (pr__told){j, at, estimate_wait(s, at)};
         }
@@ -494,7 +496,7 @@ static void tend(pr_sched *s) {
         for (pr__lane *l = s->lanes; l; l = l->next) pr__prefix_drop_all(l);
     s->drop_prefixes = false;
     admit(s);
-    tell_positions(s);
+    tell_positions(s, now);
 }
 
 /* Look at the machine, now and then. True when it was done. */

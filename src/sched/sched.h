@@ -73,8 +73,9 @@ typedef struct pr_job {
     bool want_logits;      /* fill pr_job_token.logits */
     void (*on_token)(void *arg, const pr_job_token *token);
     void (*on_done)(void *arg, const pr_job_done *done);
-    void (*on_queue)(void *arg, uint32_t position,
-                     double estimate_seconds); /* when its place in the queue changes; NULL: not told */
+    void (*on_queue)(
+        void *arg, uint32_t position,
+        double estimate_seconds); /* its place in the queue: when it changes, and each second; NULL: not told */
     void *arg;
 } pr_job;
 
