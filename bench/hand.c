@@ -1,11 +1,11 @@
 /*
  * The bare engine: batches of answers stepped by hand, for bench/server.py to hold a server against.
  *
- *   build/release/bench/hand MODEL [LEVEL [THREADS]]
+ *   build/release/bench/hand MODEL LEVEL THREADS [TOKEN...]
  *
  * A line on stdin is a batch: how many tokens, and after a tab each the prompts; a line on stdout is what it took:
- * seconds, prompts and all. Tokens are the most likely ones, the end of an answer is not heeded: every stream has the
- * length asked for. Between batches its threads sleep, so that it can take turns with a server that holds the same model.
+ * seconds, prompts and all. Tokens are the most likely ones but those that are named, which end an answer: every stream has the
+ * length asked for, and is sampled as a request with logit_bias is. Between batches its threads sleep, so that it can take turns with a server that holds the same model.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,7 +14,7 @@
 #include "base/os.h"
 #include "engine/answer.h"
 
-enum { STREAMS_MAX = 32, TOKENS_MAX = 1024, LINE_MAX_BYTES = 1 << 20 };
+enum { BIAS_MAX = 8, STREAMS_MAX = 32, TOKENS_MAX = 1024, LINE_MAX_BYTES = 1 << 20 };
 
 typedef struct stream {
     pr_session *session;
@@ -25,6 +25,8 @@ typedef struct stream {
 } stream;
 
 static stream streams[STREAMS_MAX];
+static pr_logit_bias bias[BIAS_MAX];
+static size_t n_bias;
 
 static void stop(const char *what, const pr_err *err) {
     fprintf(stderr, "hand: %s%s%s\n", what, err ? ": " : "", err ? err->text : "");
@@ -52,6 +54,8 @@ static double run(pr_engine *e, char *text, uint32_t n_new) {
     pr_sample_defaults(&opts.sample);
     opts.sample.temperature = 0;
     opts.sample.repetition_penalty = 1;
+    opts.sample.bias = bias;
+    opts.sample.n_bias = n_bias;
     double start = pr_now();
     size_t n = read_prompts(e, text);
     pr_status st = PR_OK;
@@ -83,9 +87,11 @@ int main(int argc, char **argv) {
     pr_engine_opts opts = {.context_max = 2048, .kv_contexts = 8};
     pr_engine *e = NULL;
     pr_err err = {0};
-    if (argc < 2) stop("usage: hand MODEL [LEVEL [THREADS]]", NULL);
-    if (argc > 2) opts.level_given = pr_level_by_name(argv[2], &opts.level);
-    if (argc > 3) opts.n_threads = (int)strtol(argv[3], NULL, 10);
+    if (argc < 4 || argc > 4 + BIAS_MAX) stop("usage: hand MODEL LEVEL THREADS [TOKEN...]", NULL);
+    opts.level_given = pr_level_by_name(argv[2], &opts.level);
+    if (!opts.level_given) stop("no such level", NULL);
+    opts.n_threads = (int)strtol(argv[3], NULL, 10);
+    for (int i = 4; i < argc; i++) bias[n_bias++] = (pr_logit_bias){(int32_t)strtol(argv[i], NULL, 10), -100};
     if (pr_engine_open(argv[1], &opts, &e, &err)) stop("opening", &err);
     while (fgets(line, sizeof line, stdin)) {
         char *prompts;

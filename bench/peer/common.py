@@ -1,6 +1,6 @@
 """What the benchmarks share: the two sides, their environments, measuring in turns, Markdown.
 
-compare.py, quality.py and levels.py import it; it is no program.
+compare.py, quality.py, levels.py and server.py import it; it is no program.
 """
 
 import json
@@ -117,22 +117,28 @@ def mend(source):
 DISTURBED = 0.1  # processors that others may use during a measurement
 
 
-def busy_seconds():
-    """CPU seconds that all processors spent on anything so far (with what the host took), and those of our children."""
+def busy_seconds(pids=()):
+    """CPU seconds that all processors spent on anything so far (with what the host took), and those of our children: the
+    ended ones, and those of pids that still run."""
+    tick = os.sysconf("SC_CLK_TCK")
     with open("/proc/stat") as f:
         user, nice, system, _, _, irq, softirq, steal = (int(x) for x in f.readline().split()[1:9])
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK"), children.ru_utime + children.ru_stime
+    running = 0
+    for pid in pids:
+        with open(f"/proc/{pid}/stat") as f:
+            running += sum(int(x) for x in f.read().rpartition(")")[2].split()[11:13])
+    return (user + nice + system + irq + softirq + steal) / tick, children.ru_utime + children.ru_stime + running / tick
 
 
-def undisturbed(measure, retries):
+def undisturbed(measure, retries, pids=()):
     """measure()'s result, and how many processors others used meanwhile."""
     for attempt in range(retries + 1):
-        all_before, own_before = busy_seconds()
+        all_before, own_before = busy_seconds(pids)
         start = time.monotonic()
         result = measure()
         wall = time.monotonic() - start
-        all_after, own_after = busy_seconds()
+        all_after, own_after = busy_seconds(pids)
         others = max(0.0, (all_after - all_before) - (own_after - own_before)) / wall
         if others <= DISTURBED:
             break
