@@ -49,6 +49,7 @@ static size_t read_prompts(const pr_engine *e, char *text) {
 /* Seconds. */
 static double run(pr_engine *e, char *text, uint32_t n_new) {
     pr_run runs[STREAMS_MAX];
+    pr_answer *answers[STREAMS_MAX];
     pr_err err = {0};
     pr_generate_opts opts = {.max_tokens = n_new, .ignore_end = true};
     pr_sample_defaults(&opts.sample);
@@ -63,10 +64,12 @@ static double run(pr_engine *e, char *text, uint32_t n_new) {
         stream *s = &streams[i];
         st = pr_session_open(e, &s->session, &err);
         if (!st) st = pr_answer_open(s->session, &opts, &s->stats, &s->answer, &err);
+        answers[i] = s->answer;
         runs[i] = (pr_run){s->session, s->ids, (uint32_t)s->n_ids, 1};
     }
     for (uint32_t t = 0; t < n_new && !st; t++) {
         st = pr_engine_step(e, runs, n, &err);
+        if (!st) pr_answers_draw(answers, n);
         for (size_t i = 0; i < n && !st; i++) {
             stream *s = &streams[i];
             st = pr_answer_next(s->answer, i, pr_session_length(s->session), &s->next, &err);

@@ -187,6 +187,7 @@ static double by_hand(bench *b, pr_engine *e, int n) {
     }
     for (int t = 0; t < N_NEW && !st; t++) {
         st = pr_engine_step(e, runs, (size_t)n, &err);
+        if (!st) pr_answers_draw(answers, (size_t)n);
         for (int i = 0; i < n && !st; i++) {
             st = pr_answer_next(answers[i], (size_t)i, pr_session_length(sessions[i]), &next[i], &err);
             runs[i] = (pr_run){sessions[i], &next[i], 1, 1};

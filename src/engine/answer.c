@@ -20,6 +20,11 @@ struct pr_answer {
     char *piece; /* [piece_cap] */
     size_t piece_cap;
     double start;
+    /* Left by pr_answers_draw(): */
+    bool drawn;
+    int32_t drawn_token;
+    pr_status drawn_status;
+    pr_err drawn_err;
 };
 
 static pr_status answer_init(pr_answer *a, pr_err *err) {
@@ -99,11 +104,48 @@ pr_status pr_answer_sample(pr_answer *answer, size_t row, uint32_t n_history, ui
     return st;
 }
 
+/* ---- many at once ------------------------------------------------------- */
+
+typedef struct draws {
+    pr_answer *const *answers;
+    uint32_t n;
+} draws;
+
+static void draw_one(void *ctx, uint32_t i, int thread) {
+    const draws *d = ctx;
+    pr_answer *a = d->answers[i];
+    (void)thread;
+    a->drawn_status = pr_answer_sample(a, i, a->session->kv.n_tokens, a->stats->n_generated, &a->drawn_token,
+                                       &a->drawn_err);
+    a->drawn = true;
+}
+
+static void draw_some(void *ctx, int thread) {
+    const draws *d = ctx;
+    pr_team_for(d->answers[0]->session->engine->team, thread, d->n, draw_one, ctx);
+}
+
+void pr_answers_draw(pr_answer *const *answers, size_t n) {
+    draws d = {answers, (uint32_t)n};
+    if (n > 0) pr_team_run(answers[0]->session->engine->team, draw_some, &d);
+}
+
+/* ---- one token ----------------------------------------------------------- */
+
+/* What pr_answers_draw() left, else a fresh one. */
+static pr_status choose(pr_answer *a, size_t row, uint32_t n_history, int32_t *token, pr_err *err) {
+    if (!a->drawn) return pr_answer_sample(a, row, n_history, a->stats->n_generated, token, err);
+    a->drawn = false;
+    *token = a->drawn_token;
+    if (a->drawn_status) *err = a->drawn_err;
+    return a->drawn_status;
+}
+
 pr_status pr_answer_next(pr_answer *answer, size_t row, uint32_t n_history, int32_t *token, pr_err *err) {
     const pr_engine *e = answer->session->engine;
     const pr_generate_opts *o = answer->opts;
     pr_generate_stats *stats = answer->stats;
-    pr_status st = pr_answer_sample(answer, row, n_history, stats->n_generated, token, err);
+    pr_status st = choose(answer, row, n_history, token, err);
     if (st) return st;
     if (stats->n_generated++ == 0) stats->first_token_seconds = pr_now() - answer->start;
     if (!o->ignore_end && pr_vocab_is_end(e->vocab, *token)) {

@@ -25,6 +25,10 @@ void pr_answer_close(pr_answer *answer); /* NULL allowed */
 pr_status pr_answer_sample(pr_answer *answer, size_t row, uint32_t n_history, uint32_t draw, int32_t *token,
                            pr_err *err);
 
+/* Sample for many at once, on all of their engine's threads: answers[i] from row i of the last step, after all tokens that its session
+ * holds. The next pr_answer_next() of each takes what was drawn for it, or fails as that did. */
+void pr_answers_draw(pr_answer *const *answers, size_t n);
+
 /* Choose the next token likewise and deliver it; stats->finish tells whether it was the last. It has not been fed: that is
  * the caller's next step. */
 pr_status pr_answer_next(pr_answer *answer, size_t row, uint32_t n_history, int32_t *token, pr_err *err);

@@ -174,7 +174,12 @@ static pr_status run(const pr__lane *lane, const pr__step *step, size_t first, s
 
 /* Of runs that have been computed: count, sample, hand on. Returns how many tokens. */
 static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first, size_t n) {
+    pr_answer *answers[SESSIONS_MAX];
     size_t row = 0;
+    for (size_t i = first; i < first + n; i++)
+        if (step->runs[i].n_logits) answers[row++] = step->jobs[i]->answer;
+    if (row > 1) pr_answers_draw(answers, row);
+    row = 0;
     for (size_t i = first; i < first + n; i++) {
         pr__job *j = step->jobs[i];
         const pr_run *r = &step->runs[i];

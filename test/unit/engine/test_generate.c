@@ -14,6 +14,7 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "engine/answer.h"
 #include "support/rig.h"
 #include "support/vocab_gguf.h"
 
@@ -400,6 +401,54 @@ static void padding_is_never_sampled(void **state) {
     pr_engine_close(e);
 }
 
+enum { N_MANY = 5 };
+
+/* Sessions with the prompt's beginnings, each with an answer of its own seed, stepped once. */
+static void begin_many(pr_engine *e, const pr_generate_opts opts[N_MANY], pr_session *s[N_MANY], pr_answer *a[N_MANY]) {
+    static pr_generate_stats stats[N_MANY];
+    pr_run runs[N_MANY];
+    pr_err err = {0};
+    memset(stats, 0, sizeof stats);
+    for (uint32_t i = 0; i < N_MANY; i++) {
+        s[i] = rig_session(e);
+        assert_int_equal(pr_answer_open(s[i], &opts[i], &stats[i], &a[i], &err), PR_OK);
+        runs[i] = (pr_run){s[i], prompt, 1 + i, 1};
+    }
+    assert_int_equal(pr_engine_step(e, runs, N_MANY, &err), PR_OK);
+}
+
+static void end_many(pr_engine *e, pr_session *s[N_MANY], pr_answer *a[N_MANY]) {
+    for (size_t i = 0; i < N_MANY; i++) {
+        pr_answer_close(a[i]);
+        pr_session_close(s[i]);
+    }
+    pr_engine_close(e);
+}
+
+static void many_are_drawn_as_each_alone(void **state) {
+    (void)state;
+    pr_generate_opts opts[N_MANY];
+    pr_session *s[N_MANY];
+    pr_answer *a[N_MANY];
+    int32_t want, got;
+    pr_err err = {0};
+    for (uint64_t i = 0; i < N_MANY; i++) {
+        opts[i] = words(40);
+        pr_sample_defaults(&opts[i].sample);
+        opts[i].sample.temperature = (float)i;
+        opts[i].sample.seed = 7 * i;
+    }
+    pr_engine *e = engine_of(3);
+    begin_many(e, opts, s, a);
+    pr_answers_draw(a, N_MANY);
+    for (uint32_t i = 0; i < N_MANY; i++) {
+        assert_int_equal(pr_answer_sample(a[i], i, 1 + i, 0, &want, &err), PR_OK);
+        assert_int_equal(pr_answer_next(a[i], N_MANY, 1 + i, &got, &err), PR_OK); /* no such row: it is not looked at */
+        assert_int_equal(got, want);
+    }
+    end_many(e, s, a);
+}
+
 /* Weights that are not numbers are an error, not an answer of arbitrary tokens. */
 static void damaged_weights_are_told(void **state) {
     (void)state;
@@ -411,7 +460,7 @@ static void damaged_weights_are_told(void **state) {
     assert_int_equal(fseek(f, from, SEEK_SET), 0);
     for (long at = from; at < size; at += 4) assert_int_equal(fwrite(&(float){NAN}, 4, 1, f), 1);
     assert_int_equal(fclose(f), 0);
-    pr_engine *e = rig_open(path, &(pr_engine_opts){.n_threads = 1, .context_max = CONTEXT});
+    pr_engine *e = rig_open(path, &(pr_engine_opts){.n_threads = 1, .context_max = CONTEXT, .kv_contexts = N_MANY});
     pr_session *s;
     pr_err err = {0};
     assert_int_equal(pr_session_open(e, &s, &err), PR_OK);
@@ -419,7 +468,18 @@ static void damaged_weights_are_told(void **state) {
     assert_int_equal(pr_session_generate(s, prompt, N_PROMPT, &opts, NULL, &err), PR_ERR_FORMAT);
     assert_non_null(strstr(err.text, "not finite"));
     pr_session_close(s);
-    pr_engine_close(e);
+    const pr_generate_opts many[N_MANY] = {opts, opts, opts, opts, opts};
+    pr_session *sessions[N_MANY];
+    pr_answer *answers[N_MANY];
+    int32_t token;
+    begin_many(e, many, sessions, answers);
+    pr_answers_draw(answers, N_MANY);
+    for (size_t i = 0; i < N_MANY; i++) {
+        err = (pr_err){0};
+        assert_int_equal(pr_answer_next(answers[i], i, 1, &token, &err), PR_ERR_FORMAT);
+        assert_non_null(strstr(err.text, "not finite"));
+    }
+    end_many(e, sessions, answers);
 }
 
 static void times_are_told(void **state) {
@@ -469,6 +529,7 @@ int main(void) {
         cmocka_unit_test(kv_memory_that_runs_out),
         cmocka_unit_test(only_whole_characters_come_out),
         cmocka_unit_test(padding_is_never_sampled),
+        cmocka_unit_test(many_are_drawn_as_each_alone),
         cmocka_unit_test(damaged_weights_are_told),
         cmocka_unit_test(times_are_told),
         cmocka_unit_test(a_trained_model_tells_a_story),
