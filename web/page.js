@@ -6,6 +6,7 @@ import { askKey } from "./api.js";
 const main = document.getElementById("main");
 const views = {
     chat: { title: "Chat", load: () => import("./chat.js") },
+    dashboard: { title: "Dashboard", load: () => import("./dashboard.js") },
 };
 let shown = null; // {name, leave, keys}
 
@@ -103,6 +104,7 @@ function onKey(e) {
         "?": () => helpDialog.showModal(),
         t: nextTheme,
         c: () => { location.hash = "#/chat"; },
+        d: () => { location.hash = "#/dashboard"; },
     };
     const act = own[e.key] ?? shown?.keys?.[e.key];
     if (!act) return;

@@ -12,6 +12,7 @@
 
 #include "api/caches.h"
 #include "api/handlers.h"
+#include "api/parts.h"
 #include "api/write.h"
 #include "base/os.h"
 
@@ -162,23 +163,29 @@ void pr__alerts_look(pr_api *api, double now) {
     }
 }
 
-void pr__alerts_get(pr_http_req *req, void *arg) {
-    pr_api *api = arg;
+static uint64_t write_alerts(pr_str *out, const pr_api *api) {
     pr_alert list[PR_ALERTS_MAX];
-    pr_str out = {0};
     uint64_t firing = 0;
     size_t n = pr__alerts_list(api->alerts, list);
     double now = pr_now();
-    pr_str_puts(&out, "{");
-    pr_write_key(&out, "alerts");
-    pr_str_puts(&out, "[");
+    pr_write_key(out, "alerts");
+    pr_str_puts(out, "[");
     for (size_t i = 0; i < n; i++) {
         firing += list[i].state == PR_ALERT_FIRING;
-        pr_str_puts(&out, i ? ",{" : "{");
-        write_alert(&out, &list[i], now);
-        pr_str_puts(&out, "}");
+        pr_str_puts(out, i ? ",{" : "{");
+        write_alert(out, &list[i], now);
+        pr_str_puts(out, "}");
     }
-    pr_str_puts(&out, "]");
+    pr_str_puts(out, "]");
+    return firing;
+}
+
+void pr__write_alerts(pr_str *out, const pr_api *api) { (void)write_alerts(out, api); }
+
+void pr__alerts_get(pr_http_req *req, void *arg) {
+    pr_str out = {0};
+    pr_str_puts(&out, "{");
+    uint64_t firing = write_alerts(&out, arg);
     pr_write_u64(&out, "firing", firing);
     pr_write_u64(&out, "window_seconds", PR__ALERT_WINDOW);
     pr_str_puts(&out, "}");

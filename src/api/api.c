@@ -21,13 +21,39 @@ static uint32_t on_loading(void *arg, const pr_model *model) {
     return pr_sched_model_waiting(api->sched, model);
 }
 
+/* A line of the timeline begins or ends. */
+static void note_model(pr_api *api, const pr_model *model, pr_timeline_kind kind) {
+    pr_elastic_info e;
+    pr_engine_info info;
+    pr_engine_elastic(pr_model_engine(model), &e);
+    pr_engine_describe(pr_model_engine(model), &info);
+    pr_level level = e.elastic ? e.level : PR_LEVEL_FP16;
+    size_t bytes = e.elastic ? e.bytes : info.weight_bytes;
+    bool opens = kind == PR_TIMELINE_LOAD;
+    pr_timeline_entry entry = {
+        .kind = kind,
+        .time = pr_wall_clock(),
+        .from = level,
+        .to = level,
+        .cursor = e.cursor,
+        .bytes = opens ? (int64_t)bytes : -(int64_t)bytes,
+    };
+    snprintf(entry.model, sizeof entry.model, "%.*s", (int)sizeof entry.model - 1, pr_model_name(model));
+    snprintf(entry.reason, sizeof entry.reason, opens ? "loaded%s" : "closed%s",
+             e.elastic ? "" : ", at its one precision");
+    pr_timeline_append(api->timeline, &entry);
+    pr__warden_wake(api);
+}
+
 static void on_opened(void *arg, const pr_model *model) {
-    const pr_api *api = arg;
+    pr_api *api = arg;
+    note_model(api, model, PR_TIMELINE_LOAD);
     pr_sched_model_opened(api->sched, model);
 }
 
 static void on_closing(void *arg, const pr_model *model) {
-    const pr_api *api = arg;
+    pr_api *api = arg;
+    note_model(api, model, PR_TIMELINE_CLOSE);
     if (api->sched) pr_sched_model_closing(api->sched, model);
 }
 
@@ -148,6 +174,7 @@ static pr_status open_parts(pr_api *api, const pr_api_opts *opts, pr_err *err) {
     if ((st = split_origins(api, err))) return st;
     if (api->settings.api_keys_file[0] && (st = pr_keys_load(api->settings.api_keys_file, &api->keys, err))) return st;
     if ((st = pr_timeline_open(PR__TIMELINE_ENTRIES, &api->timeline, err))) return st;
+    if ((st = pr__history_open(&api->history, err))) return st;
     if ((st = pr__caches_open(api, err))) return st;
     if ((st = pr__metrics_open(&api->metrics, err))) return st;
     if ((st = pr__alerts_open(api->settings.alerts, &api->alerts, err))) return st;
@@ -253,6 +280,7 @@ void pr_api_close(pr_api *api) {
     pr_timeline_close(api->timeline);
     pr__alerts_close(api->alerts);
     pr__metrics_close(api->metrics);
+    pr__history_close(api->history);
     pr_monitor_close(api->monitor);
     pr_keys_close(api->keys);
     pthread_mutex_destroy(&api->lock);

@@ -1,7 +1,8 @@
 /*
  * The warden: one thread for what must not wait for a request, and must not be done in one.
  *
- * It looks at memory every ten seconds and whenever the system says that tasks stood still for it, closes models nobody has
+ * It notes a moment of history every few seconds, looks at memory every ten seconds and whenever the system says that tasks
+ * stood still for it, closes models nobody has
  * used for long, and passes decisions on to those who listen. A descriptor wakes it, so all of this is prompt without
  * polling.
  */
@@ -154,6 +155,18 @@ static void look_at_memory(pr_api *api, pr_guard *guard) {
     malloc_trim(0);
 }
 
+/* ---- history ----------------------------------------------------------- */
+
+static void note_moment(pr_api *api) {
+    pr_sample sample;
+    pr_sched_stats stats;
+    pr_monitor_sample(api->monitor, &sample);
+    pr_sched_stats_get(api->sched, &stats);
+    pr__moment m = {pr_wall_clock(), (float)sample.used, (float)stats.tokens_per_second, stats.n_running,
+                    stats.n_queued};
+    pr__history_add(api->history, &m);
+}
+
 /* ---- the thread -------------------------------------------------------- */
 
 static void *warden(void *arg) {
@@ -172,6 +185,7 @@ static void *warden(void *arg) {
             next_step = pr_now() + PR__WINDOW_STEP;
             pr__alerts_note_caches(api);
             pr__metrics_tick(api->metrics, pr_now());
+            note_moment(api);
         }
         if (pr_now() >= pr__alerts_due(api->alerts)) pr__alerts_look(api, pr_now());
         bool pressed = fds[1].fd >= 0 && (fds[1].revents & POLLPRI);

@@ -11,6 +11,7 @@
 
 #include "api/alerts.h"
 #include "api/api.h"
+#include "api/history.h"
 #include "api/metrics.h"
 #include "base/log.h"
 #include "base/str.h"
@@ -39,6 +40,7 @@ struct pr_api {
     pr_timeline *timeline;
     pr__metrics *metrics;
     pr__alerts *alerts;
+    pr__history *history;
     pr_keys *keys;
     pr_registry *registry;
     pr_sched *sched;
@@ -82,6 +84,8 @@ bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen);
 void pr__api_tell(pr_api *api, const char *event, const pr_str *json);
 /* Clear caches and answer req then; takes a reference. false: too many wait. */
 bool pr__api_clear(pr_api *api, pr_http_req *req);
+/* What the memory guard does now: "ok", "alert", "clearing", "emergency". */
+const char *pr__guard_name(pr_api *api);
 /* Answer with JSON and free it; 503 when out of memory. */
 void pr__api_reply(pr_http_req *req, pr_str *json);
 

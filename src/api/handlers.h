@@ -28,6 +28,7 @@ void pr__metrics_get(pr_http_req *req, void *arg);
 void pr__alerts_get(pr_http_req *req, void *arg);
 void pr__health(pr_http_req *req, void *arg);
 void pr__openapi(pr_http_req *req, void *arg);
+void pr__dashboard(pr_http_req *req, void *arg);
 
 /* The page's own routes, PR__PAGE_ROUTES of them, into out. */
 enum { PR__PAGE_ROUTES = 2 };

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "api/handlers.h"
+#include "api/parts.h"
 #include "api/reader.h"
 #include "api/write.h"
 #include "base/os.h"
@@ -44,7 +45,18 @@ static void write_planes(pr_str *out, const pr_elastic_info *e) {
     pr_str_puts(out, "}");
 }
 
-static void write_model(pr_str *out, const pr_model_info *m) {
+/* What somebody has set by hand: a level, a budget; null: the governor decides. */
+static void write_hand(pr_str *out, const pr_api *api, const char *model) {
+    int level;
+    size_t budget;
+    pr_sched_by_hand(api->sched, model, &level, &budget);
+    pr_write_text(out, "by_hand", level < 0 ? NULL : pr_level_name((pr_level)level));
+    pr_write_key(out, "weights_budget");
+    if (budget) pr_str_printf(out, "%zu", budget);
+    else pr_str_puts(out, "null");
+}
+
+static void write_model(pr_str *out, const pr_api *api, const pr_model_info *m) {
     const pr_elastic_info *e = &m->elastic;
     pr_str_puts(out, "{");
     pr_write_text(out, "name", m->name);
@@ -64,15 +76,19 @@ static void write_model(pr_str *out, const pr_model_info *m) {
     if (e->elastic) {
         pr_write_text(out, "top_level", pr_level_name(e->top));
         pr_write_u64(out, "cursor", e->cursor);
+        pr_write_u64(out, "target", e->target);
         pr_write_u64(out, "increments", e->n_increments);
         pr_write_f64(out, "bits_per_weight", e->bits_per_weight);
         pr_write_f64(out, "kl_expected", e->kl);
+        pr_write_u64(out, "bytes_min", e->bytes_min);
+        pr_write_u64(out, "bytes_max", e->bytes_max);
         write_planes(out, e);
+        write_hand(out, api, m->name);
     }
     pr_str_puts(out, "}");
 }
 
-static size_t write_models(pr_str *out, const char *key, const pr_api *api) {
+size_t pr__write_models(pr_str *out, const char *key, const pr_api *api) {
     pr_model_info *info = pr_calloc(PR_TAG_HTTP, LISTED_MAX, sizeof *info);
     size_t n = info ? pr_registry_list(api->registry, info, LISTED_MAX) : 0;
     out->failed |= !info;
@@ -80,7 +96,7 @@ static size_t write_models(pr_str *out, const char *key, const pr_api *api) {
     pr_str_puts(out, "[");
     for (size_t i = 0; i < n && i < LISTED_MAX; i++) {
         if (i) pr_str_puts(out, ",");
-        write_model(out, &info[i]);
+        write_model(out, api, &info[i]);
     }
     pr_str_puts(out, "]");
     pr_free(info);
@@ -97,7 +113,7 @@ static void write_capabilities(pr_str *out, const pr_sample *sample) {
     pr_str_puts(out, "}");
 }
 
-static void write_requests(pr_str *out, const pr_sched_stats *s) {
+void pr__write_requests(pr_str *out, const pr_sched_stats *s) {
     pr_write_key(out, "requests");
     pr_str_puts(out, "{");
     pr_write_u64(out, "running", s->n_running);
@@ -122,7 +138,7 @@ void pr__quant_status(pr_http_req *req, void *arg) {
     pr_write_text(&out, "device", "cpu");
     pr_write_text(&out, "device_name", pr_cpu_name());
     pr_write_u64(&out, "active_requests", active);
-    write_requests(&out, &stats);
+    pr__write_requests(&out, &stats);
     pr_write_key(&out, "memory");
     pr_str_puts(&out, "{");
     pr_write_f64(&out, "total_gb", (double)sample.limit_bytes / giga);
@@ -132,7 +148,7 @@ void pr__quant_status(pr_http_req *req, void *arg) {
     pr_str_puts(&out, "}");
     write_capabilities(&out, &sample);
     pr_write_text(&out, "recommended_level", pr_level_name(pr_gov_table(&api->gov, sample.used, active)));
-    write_models(&out, "current_models", api);
+    pr__write_models(&out, "current_models", api);
     pr_str_puts(&out, "}");
     pr__api_reply(req, &out);
 }
@@ -168,7 +184,7 @@ void pr__quant_cache(pr_http_req *req, void *arg) {
     pr_write_f64(&out, "current_size_mb", (double)now / mega);
     pr_write_f64(&out, "max_size_mb", (double)most / mega);
     write_percent(&out, "utilization", most ? (double)now / (double)most : 0);
-    size_t n = write_models(&out, "models", api);
+    size_t n = pr__write_models(&out, "models", api);
     pr_write_u64(&out, "models_cached", n);
     pr_write_u64(&out, "prefix_bytes", stats.prefix_bytes);
     pr_write_u64(&out, "kv_bytes", stats.kv_bytes);

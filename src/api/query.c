@@ -6,6 +6,7 @@
 #include "api/caches.h"
 #include "api/generate.h"
 #include "api/handlers.h"
+#include "api/parts.h"
 #include "api/write.h"
 #include "base/os.h"
 
@@ -24,7 +25,7 @@ static void write_latency(pr_str *out, const char *key, const pr__quantiles *q) 
 }
 
 /* The last five minutes. */
-static void write_recent(pr_str *out, const pr_api *api) {
+void pr__write_recent(pr_str *out, const pr_api *api) {
     static const char *const names[] = {"end_to_end", "first_token", "next_token", "queue"};
     _Static_assert(sizeof names / sizeof *names == PR__LATENCIES, "a name for each");
     pr__summary s;
@@ -70,7 +71,7 @@ void pr__performance(pr_http_req *req, void *arg) {
     pr_write_u64(&out, "cached_tokens", stats.tokens_cached);
     pr_write_f64(&out, "tokens_per_second", stats.tokens_per_second);
     pr__caches_write(&out, api);
-    write_recent(&out, api);
+    pr__write_recent(&out, api);
     pr_str_puts(&out, "}");
     pr__api_reply(req, &out);
 }

@@ -15,20 +15,23 @@ void pr__api_reply(pr_http_req *req, pr_str *json) {
     else pr_http_error(req, 503, "out_of_memory", NULL, 1, "out of memory: the reply");
 }
 
+const char *pr__guard_name(pr_api *api) {
+    unsigned guard = atomic_load(&api->guard_in_force);
+    return guard & PR_GUARD_EMERGENCY      ? "emergency"
+           : guard & PR_GUARD_CLEAR_CACHES ? "clearing"
+           : guard & PR_GUARD_ALERT        ? "alert"
+                                           : "ok";
+}
+
 /* No lock: it answers while everything else is busy. */
 void pr__health(pr_http_req *req, void *arg) {
     pr_api *api = arg;
     pr_str out = {0};
-    unsigned guard = atomic_load(&api->guard_in_force);
     pr_str_puts(&out, "{");
     pr_write_text(&out, "status", atomic_load(&api->draining) ? "draining" : "ok");
     pr_write_text(&out, "version", PRECIS_VERSION);
     pr_write_u64(&out, "uptime_seconds", (uint64_t)(pr_now() - api->opened_at));
-    pr_write_text(&out, "memory_guard",
-                  guard & PR_GUARD_EMERGENCY      ? "emergency"
-                  : guard & PR_GUARD_CLEAR_CACHES ? "clearing"
-                  : guard & PR_GUARD_ALERT        ? "alert"
-                                                  : "ok");
+    pr_write_text(&out, "memory_guard", pr__guard_name(api));
     pr_str_puts(&out, "}");
     pr__api_reply(req, &out);
 }
@@ -57,6 +60,7 @@ void pr__api_routes(pr_api *api) {
         {"GET", "/api/v1/caches", pr__caches, NULL, 0, 0},
         {"GET", "/metrics", pr__metrics_get, NULL, 0, 0},
         {"GET", "/api/v1/alerts", pr__alerts_get, NULL, 0, 0},
+        {"GET", "/api/v1/dashboard", pr__dashboard, NULL, 0, 0},
         {"GET", "/health", pr__health, NULL, 0, PR_HTTP_OPEN},
         {"GET", "/openapi.json", pr__openapi, NULL, 0, 0},
     };

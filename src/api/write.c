@@ -342,6 +342,7 @@ void pr_write_decision(pr_str *out, const pr_timeline_entry *e) {
     pr_write_u64(out, "seq", e->seq);
     pr_write_key(out, "time");
     pr_str_printf(out, "%.3f", e->time);
+    pr_write_text(out, "kind", pr_timeline_kind_name(e->kind));
     pr_write_text(out, "model", e->model);
     pr_write_text(out, "from", pr_level_name(e->from));
     pr_write_text(out, "to", pr_level_name(e->to));

@@ -33,6 +33,12 @@
 
 /* ---- time ---- */
 
+double pr_wall_clock(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 uint64_t pr_now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -278,7 +284,8 @@ static bool read_group(const char *folder, const char *name, char *buf, size_t b
 
 static void visit_memory(void *arg, const char *folder) {
     uint64_t *limit = arg;
-    static const char *const names[] = {"memory.max", "memory.high", "memory.limit_in_bytes"}; /* over high: throttled */
+    static const char *const names[] = {"memory.max", "memory.high",
+                                        "memory.limit_in_bytes"}; /* over high: throttled */
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char text[64];
         if (!read_group(folder, names[i], text, sizeof text)) continue;

@@ -12,8 +12,9 @@
 #include "base/status.h"
 
 /* ---- time ---- */
-double pr_now(void);      /* monotonic seconds */
-uint64_t pr_now_ns(void); /* monotonic nanoseconds */
+double pr_now(void);        /* monotonic seconds */
+uint64_t pr_now_ns(void);   /* monotonic nanoseconds */
+double pr_wall_clock(void); /* seconds since 1970; may be set back */
 
 /* ---- files ---- */
 typedef struct pr_file {

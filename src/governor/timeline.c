@@ -34,6 +34,15 @@ pr_status pr_timeline_open(uint32_t capacity, pr_timeline **out, pr_err *err) {
     return PR_OK;
 }
 
+const char *pr_timeline_kind_name(pr_timeline_kind kind) {
+    switch (kind) {
+    case PR_TIMELINE_MOVE: return "move";
+    case PR_TIMELINE_LOAD: return "load";
+    case PR_TIMELINE_CLOSE: break;
+    }
+    return "close";
+}
+
 void pr_timeline_close(pr_timeline *t) {
     if (!t) return;
     pthread_mutex_destroy(&t->lock);

@@ -11,9 +11,17 @@
 
 enum { PR_TIMELINE_MODEL = 96 };
 
+typedef enum pr_timeline_kind {
+    PR_TIMELINE_MOVE,
+    PR_TIMELINE_LOAD, /* the model was loaded, at `to` */
+    PR_TIMELINE_CLOSE /* it was closed, at `from` */
+} pr_timeline_kind;
+const char *pr_timeline_kind_name(pr_timeline_kind kind); /* "move", "load", "close" */
+
 typedef struct pr_timeline_entry {
     uint64_t seq; /* from 1, without gaps; given by append */
-    double time;  /* seconds since 1970 */
+    pr_timeline_kind kind;
+    double time; /* seconds since 1970 */
     char model[PR_TIMELINE_MODEL];
     pr_level from, to;
     pr_gov_cause cause;

@@ -7,7 +7,6 @@
  */
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/os.h"
 #include "engine/serve.h"
@@ -112,7 +111,7 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
 static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool overtaken) {
     bool failed = !overtaken && lane->move.up && e->raise_err.status != PR_OK;
     pr_timeline_entry entry = {
-        .time = (double)time(NULL),
+        .time = pr_wall_clock(),
         .from = lane->move.from,
         .to = failed ? e->level : lane->move.to,
         .cause = lane->move.cause,
@@ -230,6 +229,19 @@ pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t b
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return st;
+}
+
+void pr_sched_by_hand(pr_sched *s, const char *model, int *level, size_t *budget) {
+    *level = -1;
+    *budget = 0;
+    pthread_mutex_lock(&s->lock);
+    for (const pr__lane *l = s->lanes; l; l = l->next) {
+        if (!pr_model_named(l->model, model)) continue;
+        if (l->hand.on) *level = (int)l->hand.level;
+        *budget = l->budget;
+        break;
+    }
+    pthread_mutex_unlock(&s->lock);
 }
 
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err) {

@@ -112,6 +112,8 @@ void pr_sched_cancel(pr_sched *s, pr_job_id id);
  * moves to what they and the policy allow at once, either way. PR_ERR_NOTFOUND: the model is not resident; PR_ERR_UNSUPPORTED: it has
  * one precision only; PR_ERR_LIMIT: the budget is less than the least. */
 pr_status pr_sched_move(pr_sched *s, const char *model, pr_level level, size_t budget, pr_err *err);
+/* What was set so: a level (-1: none), a budget (0: none). */
+void pr_sched_by_hand(pr_sched *s, const char *model, int *level, size_t *budget);
 /* Leave the model to the governor again, with the budget it had at first. */
 pr_status pr_sched_auto(pr_sched *s, const char *model, pr_err *err);
 /* The memory guard's emergency: while it is on, every model stands at int2, whatever was set by hand or asked for. */

@@ -6,6 +6,7 @@ With PRECIS_WEB_SHOTS=FOLDER it leaves screenshots there.
 """
 
 import gzip
+import hashlib
 import os
 import re
 import shutil
@@ -55,6 +56,7 @@ from server import Server, until  # noqa: E402
 AXE = open(os.path.join(os.path.dirname(axe_core_python.__file__), "axe.min.js")).read()
 SHOTS = os.environ.get("PRECIS_WEB_SHOTS")
 HOSTILE = "<img src=x onerror=\"window.hurt=1\">"
+HOSTILE_NAME = "zz" + HOSTILE  # not the first, which is the default
 os.environ["XDG_RUNTIME_DIR"] = path("runtime")
 MODELS = os.environ["PRECIS_MODELS"]
 os.makedirs(MODELS)
@@ -64,7 +66,7 @@ given = os.environ.get("PRECIS_TEST_MODEL", "")
 chats = os.path.isfile(given)
 source = given if chats else small_model()
 model = os.path.join(MODELS, "tiny.gguf")
-shutil.copy(source, model)
+shutil.copy2(source, model)  # its companion knows it by size and time
 companion = re.sub(r"\.gguf$", ".planes.gguf", source)
 if os.path.isfile(companion):
     shutil.copy(companion, os.path.join(MODELS, "tiny.planes.gguf"))
@@ -237,6 +239,190 @@ def themes(p):
     ok("and the system's again", background() == dark)
 
 
+def hostile(p):
+    """What is dangerous if anything here were markup: names, messages, history, errors, whatever a model may write."""
+    p.open()
+    until(lambda: p.all(".model option"))
+    names = p.js("return [...document.querySelectorAll('.model option')].map(o => o.value)")
+    ok("a model's name is text", HOSTILE_NAME in names, str(names))
+    p.js("""const box = document.querySelector('.model');
+            box.value = arguments[0];
+            box.dispatchEvent(new Event('change'))""", HOSTILE_NAME)
+    p.ask(HOSTILE + " [x](javascript:window.hurt=1)")
+    ok("an error is as the server words it", until(lambda: p.all(".answer .error")) and HOSTILE in p.text(".answer .error p"), p.text("main"))
+    ok("with a way to try again", p.one(".answer .error button").text == "Try again")
+    ok("a message is text", p.text(".said").startswith(HOSTILE))
+    wild = p.b.execute_async_script(WILD, HOSTILE)
+    ok("the renderer makes nothing but its own elements (%d texts)" % wild["n"], not wild["bad"], str(wild["bad"]))
+    ok("markdown: %s" % wild["seen"], wild["seen"] == "BLOCKQUOTE CODE EM H3 LI OL P PRE S STRONG TABLE TD TH UL A".split(), str(wild["seen"]))
+    ok("long texts are rendered in no time", wild["seconds"] < 5, str(wild["seconds"]))
+    ok("nothing was run, nothing was fetched", not p.js("return window.hurt") and not p.all("main img"))
+    p.js("localStorage.removeItem('precis.settings')")
+
+
+# Texts of random pieces through the page's own renderer: which elements and attributes come of it?
+WILD = r"""
+const [hostile, done] = arguments;
+import("/web/markdown.js").then(({renderer}) => {
+    const pieces = [hostile, "<script>hurt=1</script>", "[a](javascript:alert(1))", "[b](data:text/html,x)", "![c](http://x/y.png)",
+        "[d](https://e.org 'f')", "<https://g.org>", "http://h.org/<b>", "`i`", "```\n", "~~~js\n", "**", "_", "*", "~~", "> ", "- ", "1. ",
+        "| a | b |\n|---|:-:|\n| <i>c</i> | d |\n", "\n", "\n\n", "# ", "---\n", "\\", "&lt;", "<a href=x onclick=y>", "[[[", "]](", "\u202e", " "];
+    const allowed = new Set("P BR HR H3 H4 H5 H6 UL OL LI BLOCKQUOTE DIV SPAN BUTTON PRE CODE TABLE THEAD TBODY TR TH TD STRONG EM S A svg path".split(" "));
+    const bad = [];
+    let n = 0, x = 7;
+    const next = (k) => (x = (x * 1103515245 + 12345) % 2147483648) % k;
+    const check = (text) => {
+        const box = document.createElement("div");
+        renderer(box)(text);
+        n++;
+        for (const el of box.querySelectorAll("*")) {
+            const href = el.getAttribute("href");
+            if (!allowed.has(el.tagName) || (href !== null && !/^https?:/.test(href)) || (href !== null && !/noopener/.test(el.rel)) ||
+                [...el.attributes].some((a) => /^on|style|src/.test(a.name))) bad.push([text, el.outerHTML.slice(0, 200)]);
+        }
+        return box;
+    };
+    for (let i = 0; i < 3000 && bad.length < 3; i++) {
+        let text = "";
+        for (let j = next(14); j >= 0; j--) text += pieces[next(pieces.length)];
+        check(text);
+    }
+    const all = check("# t\n\ntext *e* **s** ~~d~~ `c` [l](https://l.org)\n\n- a\n  - b\n\n1. c\n\n> q\n\n| h | i |\n|---|--:|\n| 1 | 2 |\n\n```js\nx < 1\n```\n");
+    const seen = "BLOCKQUOTE CODE EM H3 LI OL P PRE S STRONG TABLE TD TH UL A".split(" ").filter((t) => all.querySelector(t));
+    const began = performance.now();
+    for (const t of ["*a ", "[", "`", "**a", "> ", "- ", "_a_", "[a](", "| ", "#", " "]) check(t.repeat(20000 / t.length));
+    done({bad, n, seen, seconds: (performance.now() - began) / 1000});
+}, (e) => done({bad: [String(e)], n: 0, seen: [], seconds: 0}));
+"""
+
+
+def dashboard(p, s):
+    p.click('[data-view="dashboard"]')
+    ok("the dashboard's script is loaded when it is opened", until(lambda: p.all(".figures .figure")) and p.js(
+        "return performance.getEntriesByType('resource').some(e => e.name.endsWith('/web/ladder.js'))"))
+    s.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 4})
+    ok("the model is there", until(lambda: "tiny" in p.text(".models") and p.all(".step")), p.text("main"))
+    ok("so is its load", until(lambda: "loaded at" in p.text(".changes")), p.text(".changes"))
+    status = s.get("/api/v1/dashboard")
+    top = next(m for m in status["models"] if m["name"] == "tiny")["level"]
+    ok("its level", p.text(".level.big").strip() == top, p.text(".level.big"))
+    squeeze_to(0.70)
+    fell = "%s \u2192 int" % top
+    ok("a squeeze: the timeline shows the drop", until(lambda: fell in p.text(".changes") and p.all(".mark .down")), p.text(".changes"))
+    reason = p.text(".change p")
+    ok("and its reason", "memory" in reason and "down" in reason, reason)
+    low = p.text(".level.big").strip()
+    ok("the model's level is the lower one", low != top and low in ("int4", "int2"), low)
+    if chats:
+        p.click('[data-view="chat"]')
+        p.ask("Say hello.")
+        last = "return [...document.querySelectorAll('.answer')].at(-1).innerText"
+        ok("an answer at the lower level", p.answered() and until(lambda: low in p.js(last)), p.js(last))
+        p.click('[data-view="dashboard"]')
+    squeeze_to(0.20)
+    raised = "%s \u2192 %s" % (low, top)
+    ok("the raise", until(lambda: raised in p.text(".changes"), 30), p.text(".changes"))
+    keyboard(p, raised)
+    controls(p, s, top)
+
+
+def keyboard(p, newest):
+    p.js("document.querySelector('.ladder').focus()")
+    p.keys(Keys.END)
+    ok("by keyboard: the newest change", until(lambda: newest in p.text(".tip")) and newest in p.text("#status"), p.text(".tip"))
+    p.keys(Keys.ARROW_LEFT)
+    ok("the one before", until(lambda: p.text(".tip") and newest not in p.text(".tip")), p.text(".tip"))
+    p.keys(Keys.ESCAPE)
+    ok("none", until(lambda: p.all(".tip[hidden]")))
+    p.keys("c")
+    ok("c: the chat", until(lambda: p.all(".composer")))
+    p.js("document.activeElement.blur()")
+    p.keys("d")
+    ok("d: the dashboard", until(lambda: p.all(".ladder")))
+    p.keys("?")
+    ok("?: the shortcuts", until(lambda: p.all("#help-dialog[open]")))
+    p.keys(Keys.ESCAPE)
+
+
+def controls(p, s, top):
+    def tiny():
+        return next(m for m in s.get("/api/v1/dashboard")["models"] if m["name"] == "tiny")
+    p.click('[data-level="int4"]')
+    ok("a level by hand", until(lambda: tiny()["by_hand"] == "int4" and tiny()["level"] == "int4")
+       and until(lambda: p.all('[data-level="int4"][aria-pressed="true"]')), str(tiny()))
+    p.click('[data-level="auto"]')
+    ok("auto", until(lambda: tiny()["by_hand"] is None and tiny()["level"] == top, 20)
+       and until(lambda: p.all('[data-level="auto"][aria-pressed="true"]')), str(tiny()))
+    p.js("""const r = document.querySelector('.budget');
+            r.value = (Number(r.min) + Number(r.max)) / 2;
+            r.dispatchEvent(new Event('input'));
+            r.dispatchEvent(new Event('change'))""")
+    ok("a budget", until(lambda: tiny()["weights_budget"] and tiny()["weight_bytes"] <= tiny()["weights_budget"])
+       and until(lambda: "at most" in p.text(".budget-out")), str(tiny()))
+    p.click('[data-level="auto"]')
+    until(lambda: tiny()["weights_budget"] is None and tiny()["level"] == top, 20)
+    p.click(".card .button[type=button]")
+    ok("caches are cleared", until(lambda: "prefixes dropped" in p.text("#toasts"), 20), p.text("#toasts"))
+    ok("which closes idle models: said so", until(lambda: "closed" in p.text(".changes") and "None is in memory" in p.text("main")),
+       p.text(".changes"))
+    s.ask("POST", "/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 4})
+    until(lambda: p.all(".level.big"))
+
+
+def looks(p):
+    """Both views, both themes: axe, and pictures for people."""
+    for view in ("chat", "dashboard"):
+        p.click('[data-view="%s"]' % view)
+        until(lambda: not p.all("main[aria-busy], .dashboard[aria-busy]"))
+        for scheme in ("light", "dark"):
+            p.prefer(scheme)
+            found = p.findings()
+            ok("axe: the %s, %s" % (view, scheme), found == [], str(found))
+            for width, height in ((360, 780), (1280, 800), (2560, 1440)):
+                p.size(width, height)
+                wide = p.js("return document.documentElement.scrollWidth - innerWidth")
+                ok("the %s fits %d pixels, %s" % (view, width, scheme), wide <= 0, "%d too many" % wide)
+                time.sleep(0.3 if SHOTS else 0)
+                p.shoot("%s-%d-%s" % (view, width, scheme))
+            p.size(1280, 800)
+
+
+def keyed(p):
+    """A server that asks for a key: the page is open, all else waits for it."""
+    keys = write("keys", ("me %s\n" % hashlib.sha256(b"open sesame".replace(b" ", b"-")).hexdigest()).encode())
+    s = Server("--keys", keys, key="open-sesame")
+    try:
+        p.url = s.url
+        p.open()
+        ok("it asks for the key", until(lambda: p.all("#key-dialog[open]")))
+        p.one("#key-input").send_keys("wrong", Keys.ENTER)
+        ok("a wrong one: it says so and asks again", until(lambda: p.all("#key-dialog[open]") and p.text("#key-error")))
+        p.js("document.querySelector('#key-input').value = ''")
+        p.one("#key-input").send_keys("open-sesame", Keys.ENTER)
+        ok("the right one opens", until(lambda: "What would you like" in p.text(".empty")), p.text("main"))
+        p.b.refresh()
+        ok("it is kept for the tab", until(lambda: "What would you like" in p.text(".empty")) and not p.all("#key-dialog[open]"))
+        p.click('[data-view="dashboard"]')
+        ok("the dashboard has it, too", until(lambda: p.all(".figures .figure")))
+        for path_, status in (("/", 200), ("/web/page.js", 200), ("/health", 200), ("/api/v1/dashboard", 401), ("/v1/models", 401)):
+            c = http.client.HTTPConnection("127.0.0.1", s.port)
+            c.request("GET", path_)
+            ok("%s without a key: %d" % (path_, status), c.getresponse().status == status)
+            c.close()
+    finally:
+        s.stop()
+
+
+def gone(p, s):
+    """The server ends while the dashboard is open."""
+    p.click('[data-view="dashboard"]')
+    until(lambda: p.all(".figures .figure"))
+    s.stop()
+    ok("a server that has gone: said so", until(lambda: "cannot be reached" in p.text(".dashboard-error"), 20), p.text("main"))
+
+
+with open(os.path.join(MODELS, HOSTILE_NAME + ".gguf"), "wb") as f:
+    f.write(b"GGUF, but not really")
 s = Server("--memory-source", memory, "--memory", "400M", "--dwell", "1")
 page = None
 try:
@@ -244,12 +430,15 @@ try:
     page = Page(s.url)
     chat(page)
     themes(page)
-    for scheme in ("light", "dark"):
-        page.prefer(scheme)
-        ok("axe: the chat, %s" % scheme, page.findings() == [], str(page.findings()))
-        page.shoot("chat-" + scheme)
+    dashboard(page, s)
+    looks(page)
     bad = page.complaints()
     ok("nothing on the console", not bad, str(bad))
+    hostile(page)
+    gone(page, s)
+    keyed(page)
+    sad = [m for m in page.complaints() if "Failed to load resource" not in m]
+    ok("nor after refusals", not sad, str(sad))
 finally:
     if page:
         page.b.quit()
