@@ -14,15 +14,18 @@
  */
 #include "api/flight.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "api/logprob.h"
+#include "base/log.h"
 #include "base/os.h"
 
 enum {
     CLIENTS_MAX = 256, /* of one flight: each token is written to all of them */
-    TOKENS_ROOM = 16   /* a tokenizer adds few tokens of its own */
+    TOKENS_ROOM = 16,  /* a tokenizer adds few tokens of its own */
+    REQUEST_ID_BYTES = 65
 };
 
 typedef struct choice {
@@ -54,6 +57,9 @@ struct pr__flight {
     uint32_t n_clients, n_done;
     pr_str record;
     bool failed, abandoned, begun, unsteady;
+    double left_at;      /* when its last client was seen to have gone; 0: none has */
+    uint64_t left_steps; /* the scheduler's, by then */
+    char left_id[REQUEST_ID_BYTES];
     pr__computed how; /* as far as it has begun */
     bool listed;      /* under the list's lock, with next */
     pr__flight *next;
@@ -111,6 +117,26 @@ static void let_read(pr__flight *f, pr__client *c) {
     pr__client_read(c, data, len, complete);
 }
 
+/* Under f->lock: the last client leaves before the end. */
+static void note_left(pr__flight *f, const pr__client *last) {
+    pr_sched_stats stats;
+    pr_sched_stats_get(f->api->sched, &stats);
+    f->left_at = pr_now();
+    f->left_steps = stats.steps;
+    snprintf(f->left_id, sizeof f->left_id, "%s", pr_http_req_id(last->req));
+}
+
+/* How long it took until nothing was computed any more for who had gone. */
+static void log_left(pr__flight *f) {
+    pr_sched_stats stats;
+    if (f->left_at == 0 || !pr_log_wants(PR_LOG_INFO)) return;
+    pr_sched_stats_get(f->api->sched, &stats);
+    uint64_t us = (uint64_t)((pr_now() - f->left_at) * 1e6);
+    pr_log(PR_LOG_INFO, "{\"event\":\"left\",\"id\":\"%s\",\"choices\":%u,\"seconds\":%llu.%06llu,\"steps\":%llu}",
+           f->left_id, (unsigned)f->n, (unsigned long long)(us / 1000000), (unsigned long long)(us % 1000000),
+           (unsigned long long)(stats.steps - f->left_steps));
+}
+
 /* Clients that are over leave; nobody is left: the jobs end. */
 static void tidy(pr__flight *f) {
     for (pr__client **at = &f->clients; *at;) {
@@ -121,6 +147,8 @@ static void tidy(pr__flight *f) {
         }
         *at = c->next;
         f->n_clients--;
+        bool early = !f->clients && !f->blob && f->n_done < f->n && !f->failed;
+        if (early) note_left(f, c);
         pr__client_unref(c);
     }
     if (f->clients || f->blob || f->n_done == f->n) return;
@@ -440,6 +468,7 @@ static void on_done(void *arg, const pr_job_done *done) {
     pthread_mutex_unlock(&f->lock);
     if (kept) pr__answers_keep(f->api, &f->question, &f->how, &f->record);
     if (all) unlist(f);
+    if (all) log_left(f);
     pr__flight_unref(f);
 }
 

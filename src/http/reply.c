@@ -281,6 +281,12 @@ static size_t take(pr_http_req *req, char *out, size_t max, bool *drained) {
     return n;
 }
 
+/* Under the lock: its client has hung up while there is more to come. What is complete is still sent. */
+static bool deserted(const pr_http_req *req) {
+    bool waits = !req->replied || (req->stream.active && !req->stream.ended);
+    return req->handled && waits && atomic_load(&req->conn->hung_up);
+}
+
 /* The library wants up to max bytes: bytes, or the end, or the connection is suspended until there are some. */
 static ssize_t on_content(void *cls, uint64_t pos, char *out, size_t max) {
     (void)pos;
@@ -288,14 +294,13 @@ static ssize_t on_content(void *cls, uint64_t pos, char *out, size_t max) {
     bool drained = false;
     ssize_t result = MHD_CONTENT_READER_END_WITH_ERROR;
     pthread_mutex_lock(&req->lock);
+    if (deserted(req)) req->gone = true;
     bool ends = req->gone || atomic_load(&req->server->stopping);
     size_t n = ends ? 0 : take(req, out, max, &drained);
     if (n) {
         result = (ssize_t)n;
     } else if (!ends && req->stream.ended) {
         result = MHD_CONTENT_READER_END_OF_STREAM;
-    } else if (!ends && atomic_load(&req->conn->hung_up)) {
-        req->gone = true;
     } else if (!ends) {
         req->suspended = true;
         MHD_suspend_connection(req->con);
@@ -398,7 +403,7 @@ void pr__req_tick(pr_http_req *req, double now) {
     const pr__stream *s = &req->stream;
     double still = now - s->moved_at;
     bool running = req->con != NULL; /* else server and connection are not ours to look at */
-    if (running && req->suspended && atomic_load(&req->conn->hung_up)) {
+    if (running && deserted(req)) {
         req->gone = true;
         pr__req_wake(req);
     } else if (running && s->active && req->suspended && s->pings && still >= req->server->opts.ping_seconds) {
