@@ -108,10 +108,10 @@ static void write_levels(scrape *s) {
         for (int l = 0; l < 4 && s->models[i].elastic.elastic; l++)
             pr_prom_count(&s->p, LABELS({"model", s->models[i].name}, {"plane", planes[l]}),
                           s->models[i].elastic.plane_bytes[l]);
-    pr_prom_family(&s->p, "precis_model_bits_per_weight", PR_PROM_GAUGE, "Bits a weight in memory.");
+    pr_prom_family(&s->p, "precis_model_bytes_per_weight", PR_PROM_GAUGE, "Bytes a weight in memory.");
     for (size_t i = 0; i < s->n_models; i++)
         if (s->models[i].elastic.elastic)
-            pr_prom_number(&s->p, LABELS({"model", s->models[i].name}), s->models[i].elastic.bits_per_weight);
+            pr_prom_number(&s->p, LABELS({"model", s->models[i].name}), s->models[i].elastic.bits_per_weight / 8);
 }
 
 static void write_models(scrape *s) {
