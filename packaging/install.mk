@@ -26,7 +26,9 @@ INSTALL_PROGRAM := \
     644:LICENSE:$(DOCDIR)/LICENSE \
     644:README.md:$(DOCDIR)/README.md \
     755:validate:$(PREFIX)/share/precis/validate \
-    $(foreach d,$(wildcard docs/API.md docs/GOVERNOR.md docs/ELASTIC.md docs/OPERATIONS.md),644:$d:$(DOCDIR)/$d)
+    644:share/grafana/precis.json:$(PREFIX)/share/precis/grafana/precis.json \
+    644:share/prometheus/precis.rules.yml:$(PREFIX)/share/precis/prometheus/precis.rules.yml \
+    $(foreach d,$(wildcard docs/API.md docs/GOVERNOR.md docs/METRICS.md docs/ELASTIC.md docs/OPERATIONS.md),644:$d:$(DOCDIR)/$d)
 
 INSTALL_LIBRARY := \
     644:$(LIBRARY):$(PREFIX)/lib/libprecis.a \
