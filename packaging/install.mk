@@ -77,6 +77,7 @@ uninstall:
 	@if [ ! -e $(CONFIG) ]; then :; \
 	elif cmp -s packaging/precis.conf $(CONFIG); then rm -f $(CONFIG); \
 	else echo "$(CONFIG) was changed, and stays"; fi
-	@for folder in $(DOCDIR)/docs $(DOCDIR) $(PREFIX)/share/precis $(SYSCONFDIR)/precis; do \
+	@for folder in $(DOCDIR)/docs $(DOCDIR) $(PREFIX)/share/precis/grafana $(PREFIX)/share/precis/prometheus \
+	    $(PREFIX)/share/precis $(SYSCONFDIR)/precis; do \
 	    [ ! -d $(DESTDIR)$$folder ] || rmdir --ignore-fail-on-non-empty $(DESTDIR)$$folder; \
 	done
