@@ -81,14 +81,15 @@ export function askKey(why) {
 // ---- requests ----
 
 /** The response, with a good status. Throws ApiError, or AbortError when `signal` was raised. */
-export async function request(path, { method = "GET", body, signal, quiet } = {}) {
+export async function request(path, { method = "GET", body, signal, quiet, fresh } = {}) {
     for (;;) {
         const headers = {};
         if (key) headers.Authorization = `Bearer ${key}`;
         if (body !== undefined) headers["Content-Type"] = "application/json";
+        if (fresh) headers["Cache-Control"] = "no-cache"; // an answer that was not given before
         let response;
         try {
-            response = await fetch(path, { method, headers, signal, cache: "no-store",
+            response = await fetch(path, { method, headers, signal,
                 body: body === undefined ? undefined : JSON.stringify(body) });
         } catch (e) {
             if (signal?.aborted) throw e;

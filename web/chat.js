@@ -52,7 +52,7 @@ async function loadConversations() {
 
 // ---- answering ----
 
-async function answer(conversation) {
+async function answer(conversation, fresh = false) {
     const settings = conversation.settings;
     const message = newAnswer(settings.model || "");
     const body = {
@@ -72,7 +72,7 @@ async function answer(conversation) {
     changed(conversation);
     announce("Waiting for the answer");
     try {
-        await receive(conversation, message, body, control.signal);
+        await receive(conversation, message, body, { signal: control.signal, fresh });
         message.state = "done";
     } catch (e) {
         if (control.signal.aborted) {
@@ -94,10 +94,10 @@ async function answer(conversation) {
 const spoken = (m) => m.state === "failed" ? `Error: ${m.error.message}`
     : m.state === "stopped" ? "Stopped" : `Answer: ${m.content.slice(0, 2000)}`;
 
-async function receive(conversation, message, body, signal) {
+async function receive(conversation, message, body, options) {
     const asked = performance.now();
     let first = 0, last = 0, pieces = 0;
-    const response = await request("/v1/chat/completions", { method: "POST", body, signal });
+    const response = await request("/v1/chat/completions", { method: "POST", body, ...options });
     note(message, response.headers.get("X-Precis-Level"));
     message.cache = response.headers.get("X-Cache") === "HIT";
     for await (const event of sse(response)) {
@@ -179,7 +179,7 @@ function retry() {
     while (current.messages.at(-1)?.role === "assistant") current.messages.pop();
     if (!current.messages.length) return;
     ui.pinned = true;
-    answer(current);
+    answer(current, true);
 }
 
 // ---- the list of conversations ----

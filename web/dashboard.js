@@ -165,7 +165,7 @@ function paintChanges() {
         return h("li.change", { onmouseenter: () => chart.select(e.seq, true), onmouseleave: () => chart.select(null, true) },
             h("div.change-head", {}, h("span.change-what", {}, e.kind === "close" ? null : levelMark(e.to), headline(e)),
                 h("time.muted", { datetime: new Date(e.time * 1000).toISOString() }, clock(e.time))),
-            h("p", {}, e.reason), h("p.muted", {}, [e.model, effect(e)].filter(Boolean).join(" · ")), fell ? h("span.quiet", {}, "The level fell.") : null);
+            e.reason === "loaded" ? null : h("p", {}, e.reason), h("p.muted", {}, [e.model, effect(e)].filter(Boolean).join(" · ")), fell ? h("span.quiet", {}, "The level fell.") : null);
     });
     ui.changes.replaceChildren(...items);
     ui.changesEmpty.hidden = items.length > 0;

@@ -102,7 +102,7 @@ export function ladder(place, { onSelect }) {
             if (e.time < s.begin) continue;
             const x = s.x(e.time), y = yOf(e.kind === "close" ? e.from : e.to);
             const mark = svg("g.mark", { "data-seq": e.seq },
-                svg("circle", { cx: x, cy: y, r: 4.5, class: LEVELS.indexOf(e.to) < LEVELS.indexOf(e.from) ? "down" : "up" }));
+                svg("circle", { cx: x, cy: y, r: 4.5, class: e.kind === "close" ? "end" : LEVELS.indexOf(e.to) < LEVELS.indexOf(e.from) ? "down" : "up" }));
             parts.push(mark);
             marks.push({ x: x * s.unit, y: y * s.unit, at: x, e, mark });
         }
@@ -150,7 +150,7 @@ export function ladder(place, { onSelect }) {
         const step = STEPS.find((x) => s.span / x <= room) ?? 3600;
         for (let t = Math.ceil(s.begin / step) * step; t <= s.end; t += step) {
             const x = s.x(t);
-            if (x < LEFT + 16 || x > s.width - RIGHT - 16) continue;
+            if (x < LEFT + 16 || x > s.width - RIGHT - 58) continue; // "now" stands there
             parts.push(svg("line.grid", { x1: x, x2: x, y1: bottom, y2: bottom + 4 }),
                 svg("text.tick.tick-mid", { x, y: bottom + 17 }, clock(t, step < 60)));
         }

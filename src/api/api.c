@@ -21,8 +21,14 @@ static uint32_t on_loading(void *arg, const pr_model *model) {
     return pr_sched_model_waiting(api->sched, model);
 }
 
+static const char *closed_why(const char *why) {
+    if (strcmp(why, "evicted") == 0) return "closed to make room for another model";
+    if (strcmp(why, "idle") == 0) return "closed: nobody had asked for it for long";
+    return "closed with all idle models";
+}
+
 /* A line of the timeline begins or ends. */
-static void note_model(pr_api *api, const pr_model *model, pr_timeline_kind kind) {
+static void note_model(pr_api *api, const pr_model *model, pr_timeline_kind kind, const char *reason) {
     pr_elastic_info e;
     pr_engine_info info;
     pr_engine_elastic(pr_model_engine(model), &e);
@@ -39,21 +45,20 @@ static void note_model(pr_api *api, const pr_model *model, pr_timeline_kind kind
         .bytes = opens ? (int64_t)bytes : -(int64_t)bytes,
     };
     snprintf(entry.model, sizeof entry.model, "%.*s", (int)sizeof entry.model - 1, pr_model_name(model));
-    snprintf(entry.reason, sizeof entry.reason, opens ? "loaded%s" : "closed%s",
-             e.elastic ? "" : ", at its one precision");
+    snprintf(entry.reason, sizeof entry.reason, "%s%s", reason, e.elastic ? "" : "; it has one precision");
     pr_timeline_append(api->timeline, &entry);
     pr__warden_wake(api);
 }
 
 static void on_opened(void *arg, const pr_model *model) {
     pr_api *api = arg;
-    note_model(api, model, PR_TIMELINE_LOAD);
+    note_model(api, model, PR_TIMELINE_LOAD, "loaded");
     pr_sched_model_opened(api->sched, model);
 }
 
-static void on_closing(void *arg, const pr_model *model) {
+static void on_closing(void *arg, const pr_model *model, const char *why) {
     pr_api *api = arg;
-    note_model(api, model, PR_TIMELINE_CLOSE);
+    note_model(api, model, PR_TIMELINE_CLOSE, closed_why(why));
     if (api->sched) pr_sched_model_closing(api->sched, model);
 }
 

@@ -174,7 +174,7 @@ static void evict(pr_registry *r, pr_model *m, const char *why, uint64_t *count)
     m->bytes_claimed = bytes;
     pthread_mutex_unlock(&r->lock);
     double start = pr_now();
-    if (r->watch.closing) r->watch.closing(r->watch.arg, m);
+    if (r->watch.closing) r->watch.closing(r->watch.arg, m, why);
     pr_engine_close(m->engine);
     m->engine = NULL;
     tell(r, m, why, pr_now() - start, bytes);

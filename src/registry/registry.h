@@ -78,8 +78,8 @@ typedef struct pr_registry_watch {
     /* A model has been loaded; nobody can hold it before this returns. May be NULL. */
     void (*opened)(void *arg, const pr_model *model);
     /* It is about to be closed: nobody holds it, and nobody can get it any more. Whoever keeps sessions of it closes them.
-     * May be NULL. */
-    void (*closing)(void *arg, const pr_model *model);
+     * why: "evicted" for room, "idle" for long, "cleared" with all. May be NULL. */
+    void (*closing)(void *arg, const pr_model *model, const char *why);
     void *arg;
 } pr_registry_watch;
 void pr_registry_watched_by(pr_registry *r, const pr_registry_watch *watch);

@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -197,8 +198,19 @@ def chat(p):
     ok("history survives a reload", until(lambda: p.text(".answer .markdown") == said) and "What is a kitten?" in p.text(".said"))
     p.click('.answer [aria-label="Answer again"]')
     ok("retry: another answer", until(lambda: p.all(".answer.busy")) and p.answered() and len(p.all(".answer")) == 1)
+    again(p)
     stop(p)
     edit(p)
+    keep(p)
+
+
+def again(p):
+    p.click(".new")
+    ok("a new conversation is empty", until(lambda: not p.all(".message")) and p.text(".empty h2"))
+    p.ask("What is a kitten?")
+    ok("the same question: the answer of before, and it says so", p.answered() and until(lambda: "cached" in p.text(".answer .facts")),
+       p.text(".answer .facts"))
+    ok("two conversations", len(p.all(".conversations li")) == 2)
 
 
 def stop(p):
@@ -208,7 +220,11 @@ def stop(p):
     box.send_keys("1500")
     p.click(".sheet [type=submit]")
     p.ask("Tell me a very long story about a forest.")
-    until(lambda: len(p.all(".answer")) == 2 and len(p.js("return document.querySelectorAll('.answer .markdown')[1].innerText")) > 20, 60)
+    last = "return [...document.querySelectorAll('.answer')].at(-1).innerText"
+    until(lambda: len(p.all(".answer")) == 2 and len(p.js(last)) > 60, 60)
+    squeeze_to(0.70)
+    ok("a level that falls while it writes is seen", until(lambda: re.search(r"\u2192\s*int4", p.js(last))), p.js(last)[-200:])
+    squeeze_to(0.20)
     p.click('[aria-label="Stop the answer"]')
     ok("stop", until(lambda: not p.all(".answer.busy"), 5) and "stopped" in p.js("return [...document.querySelectorAll('.facts')].at(-1).innerText"))
 
@@ -220,6 +236,27 @@ def edit(p):
     box.send_keys("Name one colour.")
     box.send_keys(Keys.ENTER)
     ok("edit: asked anew from there", p.answered() and len(p.all(".answer")) == 1 and p.text(".said") == "Name one colour.")
+
+
+def keep(p):
+    """What is done to conversations: renamed, exported, deleted."""
+    def tool(n):
+        p.js("document.querySelectorAll('.conversations [aria-current] + .conversation-tools button')[arguments[0]].click()", n)
+    tool(0)
+    p.one(".rename").send_keys(Keys.CONTROL + "a")
+    p.one(".rename").send_keys("All about <b>kittens</b>", Keys.ENTER)
+    ok("renamed", until(lambda: "All about <b>kittens</b>" in p.text(".conversations")), p.text(".conversations"))
+    p.b.execute_cdp_cmd("Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": path("")})
+    tool(1)
+    name = path("All about bkittensb.md")
+    ok("exported", until(lambda: os.path.exists(name)) and "## You" in open(name).read(), str(os.listdir(path(""))))
+    p.click(".new")
+    p.js("document.querySelectorAll('.conversations li')[1].querySelectorAll('.conversation-tools button')[2].click()")
+    p.b.switch_to.alert.accept()
+    ok("deleted", until(lambda: len(p.all(".conversations li")) == 1))
+    p.b.refresh()
+    ok("for good", until(lambda: len(p.all(".conversations li")) == 1) and "kittens" in p.text(".conversations"))
+    p.click(".conversation")
 
 
 def themes(p):
@@ -308,7 +345,7 @@ def dashboard(p, s):
     ok("its level", p.text(".level.big").strip() == top, p.text(".level.big"))
     squeeze_to(0.70)
     fell = "%s \u2192 int" % top
-    ok("a squeeze: the timeline shows the drop", until(lambda: fell in p.text(".changes") and p.all(".mark .down")), p.text(".changes"))
+    ok("a squeeze: the timeline shows the drop", until(lambda: fell in p.text(".change") and p.all(".mark .down")), p.text(".changes"))
     reason = p.text(".change p")
     ok("and its reason", "memory" in reason and "down" in reason, reason)
     low = p.text(".level.big").strip()
@@ -321,7 +358,7 @@ def dashboard(p, s):
         p.click('[data-view="dashboard"]')
     squeeze_to(0.20)
     raised = "%s \u2192 %s" % (low, top)
-    ok("the raise", until(lambda: raised in p.text(".changes"), 30), p.text(".changes"))
+    ok("the raise", until(lambda: raised in p.text(".change"), 30), p.text(".changes"))
     keyboard(p, raised)
     controls(p, s, top)
 
@@ -390,7 +427,7 @@ def looks(p):
 def keyed(p):
     """A server that asks for a key: the page is open, all else waits for it."""
     keys = write("keys", ("me %s\n" % hashlib.sha256(b"open sesame".replace(b" ", b"-")).hexdigest()).encode())
-    s = Server("--keys", keys, key="open-sesame")
+    s = Server("--keys", keys, "--serial", key="open-sesame")
     try:
         p.url = s.url
         p.open()
@@ -402,6 +439,16 @@ def keyed(p):
         ok("the right one opens", until(lambda: "What would you like" in p.text(".empty")), p.text("main"))
         p.b.refresh()
         ok("it is kept for the tab", until(lambda: "What would you like" in p.text(".empty")) and not p.all("#key-dialog[open]"))
+        if chats:
+            busy = s.begin("POST", "/v1/completions", {"model": "tiny", "prompt": "Once", "max_tokens": 1900, "stream": True,
+                                                       "logit_bias": {"0": -100, "2": -100}})  # no end of its own
+            busy.readline()
+            p.ask("Are you there?")
+            ok("who waits sees the place in the queue", until(lambda: "number 1 in the queue" in p.text(".answer .meta")),
+               p.text(".answer"))
+            busy.connection.sock.shutdown(socket.SHUT_RDWR)
+            busy.close()
+            ok("and then the answer", p.answered() and p.text(".answer .markdown"), p.text(".answer"))
         p.click('[data-view="dashboard"]')
         ok("the dashboard has it, too", until(lambda: p.all(".figures .figure")))
         for path_, status in (("/", 200), ("/web/page.js", 200), ("/health", 200), ("/api/v1/dashboard", 401), ("/v1/models", 401)):

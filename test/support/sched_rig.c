@@ -55,7 +55,8 @@ static void opened(void *arg, const pr_model *model) {
     pr_sched_model_opened(rig->sched, model);
 }
 
-static void closing(void *arg, const pr_model *model) {
+static void closing(void *arg, const pr_model *model, const char *why) {
+    (void)why;
     sched_rig *rig = arg;
     if (rig->sched) pr_sched_model_closing(rig->sched, model);
 }

@@ -67,7 +67,8 @@ static void opened(void *arg, const pr_model *model) {
     assert_true(pr_model_engine(model) && !pr_registry_is_ready(c->r, pr_model_name(model)));
 }
 
-static void closing(void *arg, const pr_model *model) {
+static void closing(void *arg, const pr_model *model, const char *why) {
+    assert_true(why && *why);
     counts *c = arg;
     c->closing++;
     assert_true(pr_model_named(model, pr_model_name(model)) && pr_model_engine(model));
