@@ -343,6 +343,15 @@ static void visit_cpu(void *arg, const char *folder) {
     if (cpus > 0 && (*quota <= 0 || cpus < *quota)) *quota = cpus;
 }
 
+uint64_t pr_files_allow(uint64_t wanted) {
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return wanted; /* no limit that could be told */
+    struct rlimit higher = limit;
+    if (limit.rlim_cur < wanted) higher.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    if (higher.rlim_cur != limit.rlim_cur && setrlimit(RLIMIT_NOFILE, &higher) == 0) limit = higher;
+    return limit.rlim_cur;
+}
+
 /* ---- machine ---- */
 
 uint64_t pr_ram_total(void) {

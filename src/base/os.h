@@ -44,6 +44,10 @@ uint64_t pr_disk_free(const char *path);
 /* Tests: make every pr_file_read deliver at most n bytes a system call, or (n < 0) fail after -n calls with EIO; 0: off. */
 void pr_file_fault(int64_t n);
 
+/* Descriptors this process may have open: raised towards `wanted` as far as the system lets a process do that itself, never
+ * lowered. Returns the limit then. */
+uint64_t pr_files_allow(uint64_t wanted);
+
 /* ---- machine ---- */
 uint64_t pr_ram_total(void);
 uint64_t pr_ram_available(void);

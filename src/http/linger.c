@@ -48,7 +48,7 @@ bool pr__linger_open(pr_http_server *s) {
 
 void pr__linger_begin(pr_http_server *s, const pr__conn *c) {
     size_t bytes = 0;
-    if (c->cut || atomic_load(&s->draining) || s->n_lingering == PR__LINGERERS_MAX) return;
+    if (c->cut || atomic_load(&s->draining) || s->n_lingering >= s->lingerers_max) return;
     if (drop(c->fd, &bytes) == LEFT_ENDED) return; /* as most do: the peer closed first */
     uint32_t i = 0;
     while (s->lingerers[i].fd >= 0) i++;

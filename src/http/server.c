@@ -56,6 +56,22 @@ static void fill_defaults(pr_http_opts *o) {
 
 #undef DEFAULT
 
+/* Every connection and lingerer is a descriptor, and models are files: there are never more connections than leave some for
+ * those. Further clients wait in the listen queue, where accepting them would fail for want of descriptors. */
+static void fit_files(pr_http_server *s) {
+    enum { OTHERS = 128 };
+    uint64_t most = s->opts.connections_max, wanted = most + PR__LINGERERS_MAX + OTHERS;
+    uint64_t files = pr_files_allow(wanted);
+    s->lingerers_max = PR__LINGERERS_MAX;
+    if (files >= wanted) return;
+    uint64_t spare = files / 4 < wanted - most ? files / 4 : wanted - most;
+    s->lingerers_max = (uint32_t)(spare / 2 < PR__LINGERERS_MAX ? spare / 2 : PR__LINGERERS_MAX);
+    if (files - spare >= most) return;
+    s->opts.connections_max = (uint32_t)(files - spare);
+    pr_log(PR_LOG_WARN, "http: %llu descriptors (ulimit -n) allow for %u connections instead of %llu",
+           (unsigned long long)files, (unsigned)s->opts.connections_max, (unsigned long long)most);
+}
+
 static bool is_loopback(const struct sockaddr *address) {
     if (address->sa_family == AF_INET) {
         struct sockaddr_in in;
@@ -315,6 +331,7 @@ pr_status pr_http_open(const pr_http_opts *opts, pr_http_server **out, pr_err *e
     s->opts = *opts;
     s->listen_fd = s->watch_fd = s->wake_fd = -1;
     fill_defaults(&s->opts);
+    fit_files(s);
     s->n_conns = s->opts.connections_max;
     if (getrandom(&s->id_seed, sizeof s->id_seed, 0) != sizeof s->id_seed) s->id_seed = pr_now_ns();
     s->conns = pr_calloc(PR_TAG_HTTP, s->n_conns, sizeof *s->conns);

@@ -53,13 +53,14 @@ typedef struct pr_http_opts {
     const char *const *origins; /* of pages that may ask from elsewhere (CORS); "*": any */
     size_t n_origins;
 
-    uint32_t connections_max; /* 1024; more wait in the listen queue */
-    uint32_t headers_max;     /* 100 fields */
-    size_t header_bytes_max;  /* 16 KiB: target and fields */
-    size_t body_bytes_max;    /* 1 MiB a request: 413 */
-    size_t body_total_max;    /* 64 MiB of bodies at a time: 503 */
-    size_t stream_bytes_max;  /* 256 KiB unsent in a stream: full */
-    int send_buffer;          /* 64 KiB: SO_SNDBUF, so that a slow reader is felt here and not in the kernel */
+    uint32_t
+        connections_max; /* 1024, or what the descriptors allow that a process may have; more wait in the listen queue */
+    uint32_t headers_max;    /* 100 fields */
+    size_t header_bytes_max; /* 16 KiB: target and fields */
+    size_t body_bytes_max;   /* 1 MiB a request: 413 */
+    size_t body_total_max;   /* 64 MiB of bodies at a time: 503 */
+    size_t stream_bytes_max; /* 256 KiB unsent in a stream: full */
+    int send_buffer;         /* 64 KiB: SO_SNDBUF, so that a slow reader is felt here and not in the kernel */
 
     /* Deadlines in seconds. All are of the whole thing, not since the last byte: a trickle does not extend them. */
     double header_seconds; /* 10: from the connection to the end of the headers */

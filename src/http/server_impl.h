@@ -113,7 +113,7 @@ struct pr_http_server {
     pr__conn *conns;
     uint32_t n_conns, n_used, active;
     pr__lingerer *lingerers; /* PR__LINGERERS_MAX */
-    uint32_t n_lingering;
+    uint32_t n_lingering, lingerers_max;
     uint64_t requests;
     pr_http_route_stats *by_route; /* [n_routes + 1] */
     pr_http_req **due;             /* the watch's: requests to look at */

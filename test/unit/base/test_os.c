@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -297,6 +298,20 @@ static void odd_files_limit_nothing(void **state) {
     assert_true(pr_cpu_quota() == 0);
 }
 
+static void descriptors_are_allowed_but_not_beyond_the_limit(void **state) {
+    (void)state;
+    struct rlimit before, after;
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    struct rlimit low = {.rlim_cur = 100, .rlim_max = before.rlim_max};
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+    assert_int_equal(pr_files_allow(50), 100); /* never lowered */
+    assert_int_equal(pr_files_allow(120), 120);
+    assert_int_equal(pr_files_allow(UINT64_MAX - 1), before.rlim_max);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &after), 0);
+    assert_int_equal(after.rlim_cur, before.rlim_max);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
 #define with_folder(test) cmocka_unit_test_setup_teardown(test, folder_make, folder_remove)
 
 int main(void) {
@@ -310,6 +325,7 @@ int main(void) {
         with_folder(slurp_is_bounded),
         with_folder(makes_folders),
         cmocka_unit_test(this_machine_makes_sense),
+        cmocka_unit_test(descriptors_are_allowed_but_not_beyond_the_limit),
         with_folder(ram_from_meminfo),
         with_folder(v2_takes_the_smallest_of_all_ancestors),
         with_folder(v2_in_a_container_is_the_mount_itself),
