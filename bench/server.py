@@ -293,7 +293,7 @@ def options():
     ap.add_argument("--work", default=build, help="folder for environments and models")
     ap.add_argument("-t", "--threads", type=int, default=2)
     ap.add_argument("-r", "--rounds", type=int, default=0, help="(5)")
-    ap.add_argument("--retries", type=int, default=2, help="how often a disturbed measurement is repeated")
+    ap.add_argument("--retries", type=int, default=1, help="how often a disturbed measurement is repeated")
     args = ap.parse_args()
     args.models = args.models.split(",")
     args.rounds = args.rounds or (2 if args.quick else 5)

@@ -42,6 +42,7 @@ typedef struct samples {
 enum { IN_HEAD, IN_SIZE, IN_DATA, IN_BREAK };
 
 typedef struct stream {
+    char *request; /* the line, of which are: */
     const char *path, *key, *body;
     bool loop;
     int times; /* still to be sent */
@@ -266,10 +267,12 @@ static void *health_main(void *arg) {
 static void read_requests(void) {
     static char line[LINE_BYTES];
     while (fgets(line, sizeof line, stdin)) {
-        char *save = NULL, *copy = strdup(line);
-        if (n_streams == STREAMS_MAX || !copy) stop("too many requests", "");
+        if (n_streams == STREAMS_MAX) stop("too many requests", "");
         stream *s = &streams[n_streams++];
-        const char *how = strtok_r(copy, "\t", &save);
+        char *save = NULL;
+        s->request = strdup(line);
+        if (!s->request) stop("out of memory", "");
+        const char *how = strtok_r(s->request, "\t", &save);
         s->key = strtok_r(NULL, "\t", &save);
         s->path = strtok_r(NULL, "\t", &save);
         s->body = strtok_r(NULL, "\n", &save);
@@ -306,7 +309,7 @@ static void report(double seconds, double cpu) {
 
 int main(int argc, char **argv) {
     double seconds = argc > 2 ? strtod(argv[2], NULL) : 0, pause_ms = argc > 3 ? strtod(argv[3], NULL) : 0;
-    pthread_t prober;
+    pthread_t prober = 0;
     struct rusage used;
     if (argc < 2) stop("usage: streams PORT [SECONDS [MILLISECONDS]]", "");
     port = (uint16_t)strtol(argv[1], NULL, 10);

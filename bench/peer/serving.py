@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import urllib.error
 import urllib.request
 
 from common import ROOT, peer_python, say
@@ -50,14 +51,19 @@ class Server:
         self.log = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
 
-    def wait(self, path, seconds=180):
-        until = time.monotonic() + seconds
+    def wait(self, path, data=None, seconds=300):
+        """ask(), again until it answers: a model is loaded, perhaps from a slow disk."""
+        until, why = time.monotonic() + seconds, None
         while time.monotonic() < until and self.process.poll() is None:
-            with contextlib.suppress(OSError):
-                return self.ask(path)
+            try:
+                return self.ask(path, data)
+            except urllib.error.HTTPError as e:
+                why = e.read().decode(errors="replace")
+            except OSError as e:
+                why = e
             time.sleep(0.1)
         self.log.seek(0)
-        raise SystemExit(f"{self.name} does not serve:\n{self.log.read()[-2000:]}")
+        raise SystemExit(f"{self.name} does not serve: {why}\n{self.log.read()[-2000:]}")
 
     def headers(self):
         return {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -136,7 +142,7 @@ def precis(args, model, level):
                    "--memory-source", memory]
         with Server("precis", command, port, KEYS["modest"], env) as server:
             server.wait("/health")
-            server.ask("/v1/completions", {"prompt": "Hello", "max_tokens": 1})  # loads it
+            server.wait("/v1/completions", {"prompt": "Hello", "max_tokens": 1})  # loads it
             server.ask("/api/v1/quantization/level", {"level": level})
             until = time.monotonic() + 60
             while server.ask("/api/v1/quantization/status")["current_models"][0]["level"] != level:

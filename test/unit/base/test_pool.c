@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
@@ -224,14 +225,15 @@ static void a_prompt_thread_keeps_its_share(void **state) {
     turn t = {0};
     pthread_t thread;
     struct utsname system;
-    unsigned major = 0, minor = 0;
     assert_int_equal(pthread_create(&thread, NULL, take_short_turns, &t), 0);
     assert_int_equal(pthread_join(thread, NULL), 0);
     assert_int_equal(t.failed, 0);
     assert_int_equal(t.attr.policy, SCHED_OTHER);
     assert_int_equal(t.attr.nice, t.before);
     assert_int_equal(uname(&system), 0);
-    assert_int_equal(sscanf(system.release, "%u.%u", &major, &minor), 2);
+    char *dot;
+    unsigned long major = strtoul(system.release, &dot, 10), minor = strtoul(dot + 1, NULL, 10);
+    assert_int_equal(*dot, '.');
     if (major > 6 || (major == 6 && minor >= 12)) assert_int_equal(t.attr.runtime, 100000);
 }
 
