@@ -310,9 +310,22 @@ def options():
     return args
 
 
+def measured(args):
+    """Results of the models; one that fails does not take the others' away."""
+    results = []
+    for name in args.models:
+        try:
+            results.append(measure(args, MODELS[name](args)))
+        except (Exception, SystemExit) as e:
+            say(f"{name} was not measured: {type(e).__name__}: {e}")
+    return results
+
+
 def main():
     args = options()
-    results = [measure(args, MODELS[name](args)) for name in args.models]
+    results = measured(args)
+    if not results:
+        return 1
     others, client = max(x for r in results for x in r.others), max(x for r in results for x in r.client)
     print(f"{datetime.date.today()}, {machine()}. {args.threads} threads, {args.rounds} rounds{' (--quick)' * args.quick}; "
           f"medians (lowest-highest). Other processes used at most {others:.2f} processors during a measurement, the client "
@@ -325,7 +338,8 @@ def main():
     for result in results:
         print(f"\n**{result.model.label}**\n")
         print(table(["what", "figure", "aim"], rows_of(result)))
+    return int(len(results) < len(args.models))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
