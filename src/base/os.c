@@ -203,8 +203,7 @@ static char os_root[256];
 
 void pr__os_root(const char *root) { snprintf(os_root, sizeof os_root, "%s", root); }
 
-/* The start of a small system file into buf, terminated; false when it cannot be read. */
-static bool read_text(const char *path, char *buf, size_t buf_len) {
+bool pr_os_text(const char *path, char *buf, size_t buf_len) {
     char whole[4096];
     int n = snprintf(whole, sizeof whole, "%s%s", os_root, path);
     if (n < 0 || (size_t)n >= sizeof whole) return false;
@@ -233,7 +232,7 @@ static char *field(char *text, const char *key) {
 /* "MemTotal:  16318480 kB" of a /proc file in bytes; 0 when absent. */
 static uint64_t read_kb(const char *path, const char *key) {
     char text[8192];
-    char *at = read_text(path, text, sizeof text) ? field(text, key) : NULL;
+    char *at = pr_os_text(path, text, sizeof text) ? field(text, key) : NULL;
     return at ? (uint64_t)strtoull(at, NULL, 10) * 1024 : 0;
 }
 
@@ -248,7 +247,7 @@ static uint64_t read_kb(const char *path, const char *key) {
  */
 static void groups_walk(const char *controller, void (*visit)(void *arg, const char *folder), void *arg) {
     char text[8192];
-    if (!read_text("/proc/self/cgroup", text, sizeof text)) return;
+    if (!pr_os_text("/proc/self/cgroup", text, sizeof text)) return;
     char *save = NULL;
     for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         char *names = strchr(line, ':');
@@ -279,7 +278,7 @@ static void groups_walk(const char *controller, void (*visit)(void *arg, const c
 static bool read_group(const char *folder, const char *name, char *buf, size_t buf_len) {
     char path[4096 + 64];
     snprintf(path, sizeof path, "%s/%s", folder, name);
-    return read_text(path, buf, buf_len);
+    return pr_os_text(path, buf, buf_len);
 }
 
 static void visit_memory(void *arg, const char *folder) {
@@ -389,7 +388,7 @@ double pr_cpu_quota(void) {
 
 double pr_cpu_load(void) {
     char text[128];
-    double load = read_text("/proc/loadavg", text, sizeof text) ? strtod(text, NULL) : 0;
+    double load = pr_os_text("/proc/loadavg", text, sizeof text) ? strtod(text, NULL) : 0;
     return load > 0 && load < 1e6 ? load : 0;
 }
 
@@ -440,7 +439,7 @@ static char cpu_name[128] = "unknown";
 
 static void cpu_name_read(void) {
     char text[8192];
-    char *name = read_text("/proc/cpuinfo", text, sizeof text) ? field(text, "model name") : NULL;
+    char *name = pr_os_text("/proc/cpuinfo", text, sizeof text) ? field(text, "model name") : NULL;
     if (!name) return;
     name[strcspn(name, "\n")] = '\0';
     if (*name) snprintf(cpu_name, sizeof cpu_name, "%s", name);
@@ -472,7 +471,7 @@ static void visit_pressure(void *arg, const char *folder) {
 
 double pr_memory_pressure(void) {
     char text[512];
-    double most = read_text("/proc/pressure/memory", text, sizeof text) ? some_avg10(text) : -1;
+    double most = pr_os_text("/proc/pressure/memory", text, sizeof text) ? some_avg10(text) : -1;
     groups_walk("memory", visit_pressure, &most);
     return most;
 }

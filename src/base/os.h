@@ -77,6 +77,9 @@ double pr_memory_pressure(void);
  * closes it. The nearest control group that allows it, else the machine; -1: none does, which is normal. */
 int pr_memory_pressure_open(uint32_t stall_us, uint32_t window_us);
 
+/* The start of a file of the system ("/proc/...", "/sys/...", "/etc/...") into buf, terminated; false when it cannot be read. */
+bool pr_os_text(const char *path, char *buf, size_t buf_len);
+
 /* Tests: look for /proc and /sys/fs/cgroup under this folder; "": the real ones. */
 void pr__os_root(const char *root);
 
