@@ -72,12 +72,38 @@ void pr__client_name(pr__client *c, pr_ask ask, const char *model, const char *q
 
 typedef enum outcome { ANSWERED, FAILED, LOST /* gone, or too slow */ } outcome;
 
+/* What the request's line in the log says beyond HTTP: never a word of what was asked or answered. */
+static void note(const pr__client *c, outcome how) {
+    pr_str s = {0};
+    if (!pr_log_wants(PR_LOG_INFO) || !c->reply.model) return;
+    pr_str_puts(&s, "{");
+    pr_write_text(&s, "model", c->reply.model);
+    pr_write_bool(&s, "stream", c->stream);
+    pr_write_text(&s, "cache", c->cache);
+    pr_write_text(&s, "finish", how == FAILED ? "error" : how == LOST ? "cancelled" : c->ending.finish);
+    if (c->n_ended) {
+        pr_write_levels(&s, c->levels);
+        pr_write_u64(&s, "prompt_tokens", c->usage.prompt);
+        pr_write_u64(&s, "cached_tokens", c->usage.cached);
+        pr_write_u64(&s, "generated_tokens", c->usage.completion);
+        pr_write_f64(&s, "queue_seconds", c->ending.queue_seconds);
+        pr_write_f64(&s, "first_token_seconds", c->ending.first_token_seconds);
+        pr_write_f64(&s, "total_seconds", pr_now() - c->began);
+    }
+    if (pr_str_ok(&s)) {
+        s.data[0] = ','; /* members, to be put behind others */
+        pr_http_req_note(c->req, s.data);
+    }
+    pr_str_free(&s);
+}
+
 /* Nothing more is done for it. status: of a failure. */
 static void end(pr__client *c, outcome how, unsigned status) {
     pr_api *api = c->api;
     double seconds = pr_now() - c->began;
     if (c->over) return;
     c->over = true;
+    note(c, how);
     if (how == LOST) return;
     pthread_mutex_lock(&api->lock);
     if (how == FAILED) {
@@ -91,6 +117,8 @@ static void end(pr__client *c, outcome how, unsigned status) {
     if (how == ANSWERED || status >= 500) pr__metrics_answered(api->metrics, how == FAILED);
     if (how == ANSWERED) pr__metrics_latency(c->metrics, PR__LATENCY_END_TO_END, seconds);
 }
+
+void pr__client_lost(pr__client *c) { end(c, LOST, 0); }
 
 /* ---- headers ----------------------------------------------------------- */
 
@@ -144,7 +172,8 @@ static void add_share(pr__client *c, const pr_event *e) {
     c->usage.prompt += e->share.prompt;
     c->usage.cached += e->share.cached;
     c->usage.completion += e->share.completion;
-    c->n_ended++;
+    c->levels |= e->ending.levels_used;
+    if (c->n_ended++ == 0) c->ending = ending_for(c, &e->ending);
 }
 
 /* To those who asked for events, when an answer goes on at another level. */

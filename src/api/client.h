@@ -39,6 +39,8 @@ typedef struct pr__client {
     } choices[PR_CHOICES_MAX];
     uint32_t n, n_ended; /* choices */
     pr_usage usage;      /* so far */
+    pr_ending ending;    /* of the first choice that ended, for the log */
+    uint32_t levels;     /* a bit for each that the choices so far were computed at */
     pr_str out;          /* events the connection has had no room for */
     bool begun;
     unsigned failed; /* the status; not 0: what is in out is the last of it */
@@ -56,6 +58,8 @@ void pr__client_name(pr__client *c, pr_ask ask, const char *model, const char *q
 void pr__client_read(pr__client *c, const char *data, size_t len, bool complete);
 /* Its place in the queue, for a stream of /api/query/stream or one with events that has waited for a while. */
 void pr__client_place(pr__client *c, uint32_t position, double estimate);
+/* It has gone. */
+void pr__client_lost(pr__client *c);
 /* It fails: with a status, or as an event when it is too late for that. */
 void pr__client_fail(pr__client *c, const pr_err *err, uint32_t retry_after);
 

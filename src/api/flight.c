@@ -186,7 +186,7 @@ static void on_gone(pr_http_req *req, void *arg) {
     pr__client *c = arg;
     (void)req;
     pthread_mutex_lock(&c->flight->lock);
-    c->over = true;
+    pr__client_lost(c);
     tidy(c->flight);
     pthread_mutex_unlock(&c->flight->lock);
 }

@@ -76,7 +76,7 @@ static void write_usage(pr_str *out, const pr_usage *u) {
                   prompt, completion, prompt + completion, cached);
 }
 
-static void write_levels(pr_str *out, uint32_t used) {
+void pr_write_levels(pr_str *out, uint32_t used) {
     bool first = true;
     pr_write_key(out, "levels");
     pr_str_puts(out, "[");
@@ -91,7 +91,7 @@ static void write_levels(pr_str *out, uint32_t used) {
 static void write_precis(pr_str *out, const pr_ending *e) {
     pr_write_key(out, "precis");
     pr_str_puts(out, "{");
-    write_levels(out, e->levels_used);
+    pr_write_levels(out, e->levels_used);
     pr_write_text(out, "level", pr_level_name(e->level));
     pr_write_f64(out, "queue_seconds", e->queue_seconds);
     pr_write_f64(out, "first_token_seconds", e->first_token_seconds);
@@ -187,7 +187,7 @@ void pr_write_end(pr_str *out, const pr_reply *reply, uint32_t index, const pr_e
         write_head(&json, reply, true);
         pr_write_bool(&json, "done", true);
         pr_write_text(&json, "finish_reason", end->finish);
-        write_levels(&json, end->levels_used);
+        pr_write_levels(&json, end->levels_used);
         pr_write_text(&json, "level", pr_level_name(end->level));
         pr_write_f64(&json, "response_time", end->total_seconds);
         write_usage(&json, usage);
@@ -246,7 +246,7 @@ static void write_query(pr_str *out, const pr_reply *r, const pr_piece *p, const
     pr_write_key(out, "answer");
     pr_str_json(out, p->text->len ? p->text->data : "", p->text->len);
     pr_write_text(out, "finish_reason", p->end.finish);
-    write_levels(out, p->end.levels_used);
+    pr_write_levels(out, p->end.levels_used);
     pr_write_text(out, "level", pr_level_name(p->end.level));
     pr_write_bool(out, "cached", r->cached);
     pr_write_f64(out, "response_time", p->end.total_seconds);

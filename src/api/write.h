@@ -75,6 +75,7 @@ void pr_write_key(pr_str *out, const char *key);
 void pr_write_text(pr_str *out, const char *key, const char *text);
 void pr_write_u64(pr_str *out, const char *key, uint64_t n);
 void pr_write_f64(pr_str *out, const char *key, double x); /* null when it is not finite */
+void pr_write_levels(pr_str *out, uint32_t used);          /* "levels":[...], best first, from a bit for each */
 void pr_write_bool(pr_str *out, const char *key, bool b);
 
 #endif

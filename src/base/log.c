@@ -14,8 +14,10 @@
 #include <stdatomic.h>
 #include <stdio.h>
 
-#define LINE_MAX_BYTES 2048
-#define LEVEL_SILENT   ((int)PR_LOG_ERROR + 1)
+#include "base/str.h"
+
+#define LINE_BYTES   2048 /* longer ones are allocated */
+#define LEVEL_SILENT ((int)PR_LOG_ERROR + 1)
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pr_log_sink the_sink;
@@ -34,12 +36,20 @@ bool pr_log_wants(pr_log_level level) { return (int)level >= atomic_load_explici
 
 void pr_log(pr_log_level level, const char *fmt, ...) {
     if (!pr_log_wants(level)) return;
-    char line[LINE_MAX_BYTES];
+    char line[LINE_BYTES];
+    pr_str more = {0};
     va_list args;
     va_start(args, fmt);
-    vsnprintf(line, sizeof line, fmt, args);
+    int len = vsnprintf(line, sizeof line, fmt, args);
     va_end(args);
+    if (len >= LINE_BYTES) { /* an object that was cut would be none */
+        va_start(args, fmt);
+        pr_str_vprintf(&more, fmt, args);
+        va_end(args);
+    }
+    const char *whole = more.len && pr_str_ok(&more) ? more.data : line;
     pthread_mutex_lock(&lock);
-    if (the_sink && (int)level >= atomic_load(&level_min)) the_sink(the_arg, level, line);
+    if (the_sink && (int)level >= atomic_load(&level_min)) the_sink(the_arg, level, whole);
     pthread_mutex_unlock(&lock);
+    pr_str_free(&more);
 }

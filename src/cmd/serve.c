@@ -2,7 +2,7 @@
  * precis serve: a server that stays.
  *
  * Thin: settings and the list of models are found here, everything else is src/api. What it is asked and what it does is
- * written to standard error, a JSON object a line; where to reach it, to standard output.
+ * written to standard error, a line each (base/log_line.h); where to reach it, to standard output.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,26 +110,13 @@ static const char **value_of(serve *s, const char *flag) {
 
 /* ---- the log ----------------------------------------------------------- */
 
-/* Lines that are JSON already get a time; others become a message. */
+/* arg: the format. */
 static void on_log(void *arg, pr_log_level level, const char *line) {
-    static const char *const levels[] = {"debug", "info", "warn", "error"};
-    char when[40];
+    const pr_log_format *format = arg;
     struct timespec now;
-    struct tm utc;
     pr_str out = {0};
-    (void)arg;
     clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &utc);
-    strftime(when, sizeof when, "%Y-%m-%dT%H:%M:%S", &utc);
-    pr_str_printf(&out, "{\"time\":\"%s.%03ldZ\",\"log\":\"%s\",", when, now.tv_nsec / 1000000, levels[level]);
-    if (line[0] == '{') {
-        pr_str_puts(&out, line + 1);
-    } else {
-        pr_str_puts(&out, "\"message\":");
-        pr_str_json(&out, line, strlen(line));
-        pr_str_puts(&out, "}");
-    }
-    pr_str_puts(&out, "\n");
+    pr_log_line(&out, *format, &now, level, line);
     if (pr_str_ok(&out) && write(STDERR_FILENO, out.data, out.len) < 0) return; /* nobody reads it: so be it */
     pr_str_free(&out);
 }
@@ -210,8 +197,15 @@ static void live(serve *s) {
     pr_notify("STOPPING=1\nSTATUS=finishes what it has begun, for at most %.0f s", (double)s->grace);
 }
 
+static void begin_log(serve *s) {
+    pr_log_format *format = &s->settings.log_format;
+    if (*format == PR_LOG_AUTO) *format = isatty(STDERR_FILENO) ? PR_LOG_TEXT : PR_LOG_JSON;
+    pr_log_set(on_log, format, s->quiet ? PR_LOG_WARN : PR_LOG_INFO);
+}
+
 static pr_status run_server(serve *s, const pr_args *args) {
     pr_status st = load_settings(s);
+    if (!st) begin_log(s);
     if (!st && s->grace < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--grace: seconds cannot be negative");
     if (!st && s->park < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--park: seconds cannot be negative");
     if (!st && s->total < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--total: seconds cannot be negative");
@@ -230,7 +224,6 @@ static pr_status run_server(serve *s, const pr_args *args) {
 }
 
 static int serve_models(serve *s, const pr_args *args) {
-    pr_log_set(on_log, NULL, s->quiet ? PR_LOG_WARN : PR_LOG_INFO);
     pr__hangup_asks();
     pr_status st = run_server(s, args);
     pr_api_close(s->api);

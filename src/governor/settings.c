@@ -28,6 +28,7 @@ typedef enum setting_kind {
     KIND_U64,
     KIND_BYTES, /* uint64_t: "4G" */
     KIND_TEXT,  /* char[PR_SETTING_TEXT] */
+    KIND_LOG,   /* pr_log_format */
     KIND_KV     /* pr_kv_type */
 } setting_kind;
 
@@ -82,6 +83,8 @@ static const setting settings_table[] = {
      "file of API keys"},
     {"PRECIS_ORIGINS", "origins", KIND_TEXT, AT(origins), 0, PR_SETTING_TEXT - 1, "",
      "origins that browsers may come from"},
+    {"PRECIS_LOG_FORMAT", "log-format", KIND_LOG, AT(log_format), 0, 0, "auto",
+     "json, text, or auto: text on a terminal"},
     {"PRECIS_ALERTS", "alerts", KIND_TEXT, AT(alerts), 0, PR_SETTING_TEXT - 1, "",
      "rules such as latency_p95 > 50ms, memory_peak > 100MB"},
     {"PRECIS_CONFIG", "config", KIND_TEXT, AT(config), 0, PR_SETTING_TEXT - 1, "", "configuration file"},
@@ -160,6 +163,7 @@ static bool put_value(const setting *row, const char *text, pr_settings *out) {
         if (!within(row, (double)strlen(text)) || !clean_text(text)) return false;
         snprintf(at, PR_SETTING_TEXT, "%s", text);
         return true;
+    case KIND_LOG: return pr_log_format_by_name(text, at);
     case KIND_KV:
         for (size_t i = 0; i < sizeof kv_names / sizeof *kv_names; i++) {
             if (strcmp(text, kv_names[i]) != 0) continue;
@@ -191,6 +195,7 @@ static void format_value(const setting *row, const pr_settings *s, char *buf, si
     case KIND_U64:
     case KIND_BYTES: snprintf(buf, len, "%llu", (unsigned long long)*(const uint64_t *)at); return;
     case KIND_TEXT: snprintf(buf, len, "%s", (const char *)at); return;
+    case KIND_LOG: snprintf(buf, len, "%s", pr_log_format_name(*(const pr_log_format *)at)); return;
     case KIND_KV: snprintf(buf, len, "%s", kv_names[*(const pr_kv_type *)at]); return;
     }
 }
@@ -208,6 +213,7 @@ static void expected(const setting *row, char *buf, size_t len) {
     case KIND_TEXT:
         snprintf(buf, len, "a text of %.0f to %.0f bytes without control characters", row->least, row->most);
         return;
+    case KIND_LOG: snprintf(buf, len, "json, text or auto"); return;
     case KIND_KV: snprintf(buf, len, "f16 or q8"); return;
     }
 }

@@ -12,9 +12,10 @@
 #ifndef PRECIS_GOVERNOR_SETTINGS_H
 #define PRECIS_GOVERNOR_SETTINGS_H
 
+#include "base/log_line.h"
 #include "governor/policy.h"
 
-enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 27 };
+enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 28 };
 
 typedef enum pr_setting_origin { PR_FROM_DEFAULT, PR_FROM_FILE, PR_FROM_ENVIRONMENT, PR_FROM_FLAG } pr_setting_origin;
 const char *pr_setting_origin_name(pr_setting_origin origin); /* "default", "file", "environment", "flag" */
@@ -40,8 +41,9 @@ typedef struct pr_settings {
     double recent_cache_ttl_seconds;
     char api_keys_file[PR_SETTING_TEXT]; /* "": none */
     char origins[PR_SETTING_TEXT];       /* allowed by CORS, with commas; "": none */
-    char alerts[PR_SETTING_TEXT];        /* rules, see alert.h; "": none */
-    char config[PR_SETTING_TEXT];        /* the file that was read; "": none. Not by file itself. */
+    pr_log_format log_format;
+    char alerts[PR_SETTING_TEXT]; /* rules, see alert.h; "": none */
+    char config[PR_SETTING_TEXT]; /* the file that was read; "": none. Not by file itself. */
     pr_setting_origin origin[PR_SETTING_COUNT];
 } pr_settings;
 

@@ -243,6 +243,35 @@ ok("stops", s.stop() == 0)
 lines = open(s.log_path).read().splitlines()
 log = [json.loads(l) for l in lines]
 ok("every line of the log is JSON", len(log) > 20 and all("time" in l and "log" in l for l in log))
+asked = [l for l in log if l.get("event") == "request" and l["path"] == TEXT and l["status"] == 200]
+FIELDS = {"time", "log", "event", "id", "method", "path", "route", "status", "bytes", "received", "seconds", "key", "peer", "gone",
+          "model", "stream", "cache", "finish", "levels", "prompt_tokens", "cached_tokens", "generated_tokens", "queue_seconds",
+          "first_token_seconds", "total_seconds"}
+ok("a request's line", len(asked) >= 4 and all(set(l) == FIELDS for l in asked) and asked[0]["key"] == "scraper"
+   and asked[0]["model"] == "tiny" and asked[0]["levels"] == ["fp16"] and asked[0]["peer"] == "127.0.0.1"
+   and asked[0]["generated_tokens"] == texts[0]["usage"]["completion_tokens"] and asked[0]["cache"] == "MISS"
+   and 0 < asked[0]["first_token_seconds"] <= asked[0]["total_seconds"] <= asked[0]["seconds"] + 0.01, str(asked[:1]))
+ok("no word of a prompt or an answer", not any("Once upon" in l or texts[0]["choices"][0]["text"].strip()[:12] in l
+                                               for l in lines))
 ok("an alert is logged once a change", [(l["name"], l["state"], l["log"]) for l in log if l.get("event") == "alert"]
    == [("tight", "firing", "warn"), ("tight", "resolved", "info")])
+
+# ---- the log as text ----
+s = Server("--log-format", "text", "--alerts", "quick: latency_p50 < 10s")
+s.post(TEXT, {"prompt": "Once", "max_tokens": 2})
+s.ask("GET", "/%0a2026-01-01T00:00:00.000Z%20error%20%1b[2J", headers={"X-Request-Id": "mine"})
+r = s.begin("POST", TEXT, {"prompt": "Once", "max_tokens": 200, "stream": True, "n": 8, "temperature": 1.5})
+r.read(10)
+r.connection.close()
+gone = until(lambda: "finish=cancelled" in open(s.log_path).read(), 20)
+ok("who has gone is logged", gone, open(s.log_path).read()[-1500:])
+ok("an alert is logged", until(lambda: "warn  alert name=quick state=firing" in open(s.log_path).read(), 20))
+ok("stops", s.stop() == 0)
+lines = open(s.log_path).read().split("\n")
+WORD = r'(?:[\w.\-/:+%*{}\[\]<>@]+|"(?:[ !#-\[\]-~]|\\[^ ])*"|\[[ -~]*\])'
+LINE = re.compile(r"20\d\d-\d\d-\d\dT[0-9:.]{12}Z (?:debug|info |warn |error) (?:%s(?: %s=%s)*)" % (WORD, WORD, WORD))
+ok("every line has its form", lines.pop() == "" and all(LINE.fullmatch(l) for l in lines),
+   str([l for l in lines if not LINE.fullmatch(l)]))
+ok("people can read it", any(re.search(r" request id=\S+ method=POST path=/v1/completions .*status=200 .*model=tiny .*finish=length", l)
+                             for l in lines), str(lines[-3:]))
 finish()

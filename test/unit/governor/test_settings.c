@@ -284,6 +284,31 @@ static void files_at_fault(void **state) {
     assert_string_equal(err.text, "test.conf: line 1 holds a zero byte");
 }
 
+/* Rules of a section become one text, which flag and environment go over; both ways at once are refused. */
+static void alerts_in_a_section(void **state) {
+    (void)state;
+    char big[2048] = "[alerts]\n";
+    size_t len = strlen(big);
+    pr_settings_defaults(&s);
+    assert_int_equal(
+        parse("port = 1\n[alerts]\nslow = latency_p95 > 50ms for 30s\nbig=memory_peak > 100MB ; ours\n[precis]\n"
+              "max-queue = 3\n"),
+        PR_OK);
+    assert_string_equal(s.alerts, "slow: latency_p95 > 50ms for 30s, big: memory_peak > 100MB");
+    assert_int_equal(origin_of("PRECIS_ALERTS"), PR_FROM_FILE);
+    assert_int_equal(s.max_queue, 3);
+    assert_int_equal(pr_settings_check(&s, &err), PR_OK);
+    assert_int_equal(parse("[alerts]\nodd = latency > 3\n"), PR_OK);
+    assert_int_equal(pr_settings_check(&s, &err), PR_ERR_ARG);
+    assert_non_null(strstr(err.text, "PRECIS_ALERTS (file): rule 1, column 6: there is no metric"));
+    assert_int_equal(parse("[alerts]\na = kv_used > 1%\n[precis]\nalerts = level < int4\n"), PR_ERR_ARG);
+    assert_non_null(strstr(err.text, "not both"));
+    for (int i = 0; i < 40; i++)
+        len += (size_t)snprintf(big + len, sizeof big - len, "rule-%d = tokens_per_second < 1000\n", i);
+    assert_int_equal(parse(big), PR_ERR_ARG);
+    assert_non_null(strstr(err.text, "alert rule-"));
+}
+
 static void lines_are_never_cut(void **state) {
     (void)state;
     for (size_t len = 180; len < 420; len++) {
@@ -317,6 +342,7 @@ int main(void) {
         cmocka_unit_test(bad_values),
         cmocka_unit_test(what_depends_on_each_other),
         cmocka_unit_test(files_at_fault),
+        cmocka_unit_test(alerts_in_a_section),
         cmocka_unit_test(lines_are_never_cut),
         cmocka_unit_test(out_of_memory),
     };
