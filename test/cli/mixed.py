@@ -9,6 +9,7 @@ import socket
 import time
 
 TEXT, CHAT, QUERY, Q = "/v1/completions", "/v1/chat/completions", "/api/query", "/api/v1/quantization/"
+PATIENCE = 300  # seconds; sanitized builds on busy machines are slow
 WORDS = "once upon a time there was little girl who lived in the big dark forest with her dog and saw bird".split()
 GETS = ("/v1/models", "/v1/models/nosuch", "/api/performance", Q + "status", Q + "memory", Q + "cache", "/health",
         "/openapi.json", "/nowhere", "/api/v1/caches", "/metrics", "/")
@@ -23,10 +24,13 @@ BROKEN = (b"GET /health\r\n\r\n", b"\0" * 100, b"GET / HTTP/1.1\r\nHost: localho
 
 
 class Mixer:
-    def __init__(self, server, models, seed, key=None, limited=False, elastic=None):
+    def __init__(self, server, models, seed, key=None, limited=False, elastic=None, forces=("int2",)):
+        """elastic: models whose level it moves. forces: levels that it asks for; one that cannot be had any more parks the request
+        for 30 s."""
         self.s, self.models, self.key, self.limited, self.elastic = server, models, key, limited, elastic
+        self.forces = forces
         self.random = random.Random(seed)
-        self.problems, self.counts = [], {}
+        self.problems, self.counts, self.slowest = [], {}, (0, "nothing")
         kinds = {self.complete: 8, self.stream: 8, self.leave: 6, self.look: 4, self.ask_wrong: 3, self.ask_broken: 4,
                  self.mutate: 3, self.too_long: 1, self.listen: 1}
         if elastic:
@@ -35,10 +39,12 @@ class Mixer:
 
     def step(self):
         kind = self.random.choices(self.kinds, self.weights)[0]
+        began = time.time()
         try:
             kind()
         except Exception as e:  # noqa: BLE001
             self.note(kind.__name__, "failed", repr(e))
+        self.slowest = max(self.slowest, (time.time() - began, kind.__name__))
 
     def note(self, what, status, why=None):
         name = "%s %s" % (what, status)
@@ -53,7 +59,7 @@ class Mixer:
         return status == 200
 
     def ask(self, what, method, target, body, allowed):
-        r = self.s.begin(method, target, body)
+        r = self.s.begin(method, target, body, timeout=PATIENCE)
         data = r.read()
         r.connection.close()
         return data if self.judge(what, r.status, r.headers, data, allowed) else None
@@ -64,7 +70,7 @@ class Mixer:
                 "max_tokens": rnd.randrange(1, 60), "seed": rnd.randrange(20)}
         more = ({"n": rnd.randrange(1, 5)}, {"temperature": rnd.random() * 2}, {"temperature": 0}, {"logprobs": rnd.randrange(6)},
                 {"stop": ["the", "."]}, {"top_k": rnd.randrange(50)}, {"task_priority": "speed"}, {"reuse": "any"},
-                {"force_quantization": rnd.choice(("int2", "int4", "int8"))}, {"no_repeat_ngram_size": 3})
+                {"force_quantization": rnd.choice(self.forces)}, {"no_repeat_ngram_size": 3})
         for extra in rnd.sample(more, rnd.randrange(4)):
             body.update(extra)
         return body
@@ -76,7 +82,7 @@ class Mixer:
             self.note("complete", "empty", data)
 
     def stream(self):
-        r = self.s.begin("POST", TEXT, dict(self.request(), stream=True))
+        r = self.s.begin("POST", TEXT, dict(self.request(), stream=True), timeout=PATIENCE)
         slow = self.random.random() < 0.2
         data = b""
         while True:
@@ -92,7 +98,7 @@ class Mixer:
             self.note("stream", "cut", data[-200:])
 
     def leave(self):
-        c = self.s.connect()
+        c = self.s.connect(PATIENCE)
         headers = {"Authorization": "Bearer " + self.key} if self.key else {}
         c.request("POST", TEXT, json.dumps(dict(self.request(), stream=self.random.random() < 0.7, max_tokens=200)).encode(), headers)
         if self.random.random() < 0.5:
@@ -112,7 +118,7 @@ class Mixer:
         self.ask("wrong", "POST", target, body, [200, 400, 404])
 
     def raw(self, what, data, close_early=False):
-        c = socket.create_connection(("127.0.0.1", self.s.port), timeout=60)
+        c = socket.create_connection(("127.0.0.1", self.s.port), timeout=PATIENCE)
         got = b""
         try:
             c.sendall(data)

@@ -45,7 +45,8 @@ for t in threads:
     t.join()
 counts, problems = tally(mixers)
 total = sum(counts.values())
-print("%d requests: %s" % (total, ", ".join("%s: %d" % c for c in sorted(counts.items()))))
+print("%d requests, the slowest %.1f s (%s): %s" % ((total, *max(m.slowest for m in mixers),
+                                                   ", ".join("%s: %d" % c for c in sorted(counts.items())))))
 ok("%d mixed requests, and each had its answer" % total, total >= REQUESTS and not problems, str(problems[:5]))
 ok("it still runs", s.process.poll() is None)
 status = lambda: s.get(Q + "status")  # noqa: E731

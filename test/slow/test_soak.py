@@ -62,7 +62,8 @@ s = Server("--keys", keys, "--memory-source", squeeze, "--memory", "2G", "--dwel
 
 # ---- the load, which can pause ----
 going, over = threading.Event(), threading.Event()
-mixers = [Mixer(s, names, SEED * 1000 + i, key=secrets[0], elastic=["one"]) for i in range(CLIENTS)]
+mixers = [Mixer(s, names, SEED * 1000 + i, key=secrets[0], elastic=["one"], forces=("int2", "int4", "int8"))
+          for i in range(CLIENTS)]
 
 
 class Limited(Server):
