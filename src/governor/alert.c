@@ -235,7 +235,7 @@ static pr_status read_rule(reader *r, pr_alert_rule *rules, size_t n) {
     if (named) {
         if (!is_name(word)) return refuse(r, from, "a name is 1 to %d letters, digits, '_', '.', '-'", PR_ALERT_NAME);
         if (name_taken(rules, n, word)) return refuse(r, from, "the name \"%s\" is taken", word);
-        snprintf(rule->name, sizeof rule->name, "%s", word);
+        snprintf(rule->name, sizeof rule->name, "%.*s", PR_ALERT_NAME, word);
         r->at++;
         from = take_word(r, word);
     }
