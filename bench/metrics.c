@@ -9,11 +9,11 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <time.h>
 
 #include "api/metrics.h"
 #include "base/os.h"
+#include "base/str.h"
 
 enum { THREADS_MAX = 4, BATCH = 1000 };
 
@@ -61,7 +61,8 @@ static void read_all(pr__metrics *m, double until, double *view_us, double *summ
 }
 
 int main(int argc, char **argv) {
-    double seconds = argc > 1 ? atof(argv[1]) : 1;
+    double seconds = 1;
+    if (argc > 1 && !pr_parse_f64(argv[1], &seconds)) return 2;
     pr__metrics *m;
     pr_err err = {0};
     if (pr__metrics_open(&m, &err)) {
