@@ -6,7 +6,7 @@
 
 import { h, copyButton } from "./dom.js";
 
-const DEPTH_MAX = 8;
+const DEPTH_MAX = 8, OPEN_MAX = 50; // nesting; brackets of a text that are never closed
 
 // ---- blocks ----
 
@@ -284,7 +284,8 @@ function bracket(text, i, depth, dead) {
         else if (text[j] === "]" && --open === 0) break;
     }
     if (open !== 0 || text[j] !== "]") {
-        if (most === text.length) dead.add("[");
+        dead.open = (dead.open ?? 0) + 1;
+        if (most === text.length || dead.open > OPEN_MAX) dead.add("[");
         return [null];
     }
     const target = /^\(\s*<?([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?(?:\s+(?:"[^"]*"|'[^']*'))?\s*\)/.exec(text.slice(j + 1, j + 3000));

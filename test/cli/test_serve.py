@@ -258,6 +258,25 @@ for field, body in (("model_size_params", {}), ("model_size_params", {"model_siz
                     ("task_priority", {"model_size_params": 1, "task_priority": 1})):
     status, _, j = s.ask("POST", Q + "calculate", body)
     ok("calculate: %s" % body, status == 400 and j["error"]["param"] == field, str(j))
+# ---- the dashboard ----
+D = "/api/v1/dashboard"
+j = s.get(D)
+m = next(m for m in j["models"] if m["name"] == "tiny")
+ok("dashboard: the model", m["level"] == "fp16" and m["by_hand"] is None and m["weights_budget"] is None
+   and m["bytes_min"] < m["weight_bytes"] <= m["bytes_max"] and m["target"] == m["cursor"], str(m))
+ok("dashboard: memory", abs(j["memory"]["used"] - 0.2) < 0.001 and j["memory"]["ledger_bytes"]["weights"] >= m["weight_bytes"]
+   and j["bands"]["moderate"] == 0.6 and j["guard"]["emergency"] == 0.95, str(j["memory"]))
+ok("dashboard: the load is the first line", j["timeline"] and j["timeline"][0]["kind"] == "load" and j["timeline"][0]["seq"] == 1
+   and j["timeline"][0]["model"] == "tiny" and abs(j["timeline"][0]["time"] - j["time"]) < 600, str(j["timeline"]))
+ok("dashboard: a history", until(lambda: len(s.get(D)["history"]) > 0) and len(s.get(D)["history"][0]) == 5)
+last, now = j["timeline"][-1]["seq"], j["time"]
+ok("dashboard: only what is new", s.get(D + "?after=%d" % last)["timeline"] == [] and s.get(D + "?since=%f" % (now + 1e6))["history"] == [])
+for query, param in (("after=x", "after"), ("after=-1", "after"), ("since=soon", "since")):
+    status, _, j = s.ask("GET", D + "?" + query)
+    ok("dashboard: %s" % query, status == 400 and j["error"]["param"] == param, str(j))
+head = s.begin("GET", D, headers={"Accept-Encoding": "gzip"}).headers
+ok("dashboard: comes compressed", head["Content-Encoding"] == "gzip" and head["Vary"] == "Accept-Encoding", str(head))
+
 ok("cache", s.get(Q + "cache")["models_cached"] == 1)
 r = precis("ps", "--port", str(s.port))
 ok("ps", r.code == 0 and "tiny" in r.out and "fp16" in r.out and s.url in r.out, str(r))
