@@ -114,11 +114,11 @@ static void hash_options(pr_cache_hash *h, const pr_params *p) {
     for (size_t i = 0; i < p->generate.n_stop; i++) pr_cache_hash_text(h, p->generate.stop[i]);
     pr_cache_hash_u64(h, p->logprobs);
     pr_cache_hash_u64(h, p->top_logprobs);
-    pr_cache_hash_u64(h, p->priority);
+    pr_cache_hash_u64(h, (uint64_t)p->priority);
     pr_cache_hash_u64(h, p->floor_given);
-    pr_cache_hash_u64(h, p->floor_given ? p->floor : 0);
+    pr_cache_hash_u64(h, p->floor_given ? (uint64_t)p->floor : 0);
     pr_cache_hash_u64(h, p->force_given);
-    pr_cache_hash_u64(h, p->force_given ? p->force : 0);
+    pr_cache_hash_u64(h, p->force_given ? (uint64_t)p->force : 0);
     pr_cache_hash_u64(h, p->reuse_any);
 }
 
