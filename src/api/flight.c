@@ -23,8 +23,9 @@
 #include "base/os.h"
 
 enum {
-    CLIENTS_MAX = 256, /* of one flight: each token is written to all of them */
-    TOKENS_ROOM = 16,  /* a tokenizer adds few tokens of its own */
+    CLIENTS_MAX = 256,          /* of one flight: each token is written to all of them */
+    RECORD_BYTES_MAX = 8 << 20, /* of an answer that others may have, too */
+    TOKENS_ROOM = 16,           /* a tokenizer adds few tokens of its own */
     REQUEST_ID_BYTES = 65
 };
 
@@ -163,6 +164,7 @@ static void let_all_read(pr__flight *f) {
         all &= c->at == f->record.len;
     }
     tidy(f);
+    f->question.keeps &= f->record.len <= RECORD_BYTES_MAX;
     if (f->question.keeps || !all || f->n_done == f->n) return;
     pr_str_clear(&f->record); /* nobody will read it from its beginning */
     for (pr__client *c = f->clients; c; c = c->next) c->at = 0;
@@ -234,8 +236,8 @@ static bool may_be_kept(const pr__flight *f) {
 static bool join(pr__flight *f, pr__client *c, const pr__computed *how) {
     pthread_mutex_lock(&f->lock);
     bool same = !f->unsteady && how && how->load == f->how.load && how->cursor == f->how.cursor;
-    bool joins = !f->failed && !f->abandoned && f->n_clients < CLIENTS_MAX && (!f->begun || same) &&
-                 (f->n_done < f->n || may_be_kept(f));
+    bool joins = f->question.keeps && !f->failed && !f->abandoned && f->n_clients < CLIENTS_MAX &&
+                 (!f->begun || same) && (f->n_done < f->n || may_be_kept(f));
     if (joins) {
         c->shared = true;
         c->cache = "HIT";
