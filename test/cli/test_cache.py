@@ -24,7 +24,6 @@ os.chmod(source, 0o644)
 r = precis("pack", "--fast", source, os.path.join(MODELS, "tiny.planes.gguf"), timeout=600)
 if not ok("a small elastic model", r.code == 0, str(r)):
     finish()
-os.symlink(os.path.join(MODELS, "tiny.gguf"), path("other.gguf"))
 squeeze = write("memory", b"0.20\n")
 
 
@@ -277,15 +276,21 @@ ok("all off", [raw(s, bodies[0])[0] for _ in range(2)] == ["BYPASS"] * 2)
 
 # ---- a file that is replaced ----
 s.stop()
-plain = path("plain.gguf")
+plain, second = path("plain.gguf"), path("second.gguf")
 shutil.copy(source, plain)
-s = Server(plain, "--keep-alive", "1")
-first = raw(s, bodies[0])
-ok("a model of one precision", (first[0], raw(s, bodies[0])[0]) == ("MISS", "HIT"))
-s.post(Q + "cache/clear", {})
-raw(s, bodies[1])
-ok("an idle model is closed", until(lambda: s.get(Q + "cache")["models_cached"] == 0, 30))
-ok("another loading, another question", raw(s, bodies[1])[0] == "MISS" and raw(s, bodies[1])[0] == "HIT")
+shutil.copy(source, second)
+s = Server(plain, second)
+size = s.post(TEXT, dict(ask, model="plain")) and s.get(Q + "cache")["current_size_mb"]
+s.stop()
+s = Server(plain, second, "--max-model-cache-mb", str(int(size * 1.5)))
+for_plain, for_second = dict(bodies[0], model="plain"), dict(bodies[0], model="second")
+ok("a model of one precision", [raw(s, for_plain)[0] for _ in range(2)] == ["MISS", "HIT"])
+ok("never across models", raw(s, for_second)[0] == "MISS" and s.get(Q + "cache")["models_cached"] == 1)
+shutil.copy(source, plain + ".new")
+os.replace(plain + ".new", plain)
+ok("another loading of a model, another file, another question", [raw(s, for_plain)[0] for _ in range(2)] == ["MISS", "HIT"])
+c = cache(s, "models")
+ok("models are counted", c["misses"] == 3 and c["evictions"] == 2 and c["entries"] == 1, str(c))
 s.stop()
 
 # ---- keys ----
