@@ -434,6 +434,8 @@ static void end_choice(choice *c) {
         fail(f, &err, 1);
         return;
     }
+    /* Before anybody sees its end: who asks again then finds this one. */
+    if (may_be_kept(f)) pr__answers_keep(f->api, &f->question, &f->how, &f->record);
     let_all_read(f);
 }
 
@@ -466,9 +468,8 @@ static void on_done(void *arg, const pr_job_done *done) {
     count_choice(f, done);
     if (came_to_nothing(done, &err)) fail(f, &err, done->retry_after);
     if (!f->failed && !f->abandoned) end_choice(c);
-    bool all = f->n_done == f->n, kept = may_be_kept(f) && !f->abandoned;
+    bool all = f->n_done == f->n;
     pthread_mutex_unlock(&f->lock);
-    if (kept) pr__answers_keep(f->api, &f->question, &f->how, &f->record);
     if (all) unlist(f);
     if (all) log_left(f);
     pr__flight_unref(f);

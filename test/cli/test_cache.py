@@ -12,7 +12,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import finish, ok, path, precis, small_model, write  # noqa: E402
+from lib import finish, ok, path, precis, sanitized, small_model, write  # noqa: E402
 from server import Server, events, until  # noqa: E402
 
 os.environ["XDG_RUNTIME_DIR"] = path("runtime")
@@ -62,7 +62,7 @@ def raw(s, body, target=TEXT, **more):
     data = r.read()
     r.connection.close()
     if r.status != 200:
-        raise SystemExit("not ok %s: %d %r" % (body, r.status, data))
+        ok("answered", False, "%s: %d %r" % (body, r.status, data))
     return r.headers["X-Cache"], VARIES.sub(rb'"\1":0', data), r.headers
 
 
@@ -188,7 +188,7 @@ ok("an answer whose level changed is not kept", len(used) > 1 and raw(s, LONG)[0
 s.post(Q + "level", {"model": "tiny", "level": "auto"})
 
 # ---- single flight ----
-SLOW = dict(LONG, prompt="A long story", n=16, seed=1)
+SLOW = dict(LONG, prompt="A long story", n=16, seed=1, max_tokens=60 if sanitized() else 240)
 
 
 def parallel(n, make):
@@ -218,8 +218,8 @@ for e in pieces(got[0][1]):
 ok("in one piece and as a stream", [c["text"] for c in json.loads(got[1][1])["choices"]] == [texts[i] for i in range(16)])
 ok("joining is counted", s.get(CACHES)["in_flight"]["joined"] > joined, str(s.get(CACHES)))
 before = generated(s)
-parallel(4, lambda i: raw(s, dict(SLOW, seed=2), headers={"Cache-Control": "no-store"}))
-ok("not when they want their own", generated(s) - before == 64)
+parallel(4, lambda i: raw(s, dict(SLOW, seed=2, n=2), headers={"Cache-Control": "no-store"}))
+ok("not when they want their own", generated(s) - before == 8)
 
 leader = s.begin("POST", TEXT, dict(SLOW, seed=3))
 next(events(leader))
