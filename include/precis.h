@@ -116,6 +116,7 @@ typedef struct pr_engine_info {
     size_t kv_bytes_per_token;
     size_t kv_bytes_max;
     size_t scratch_bytes; /* activations arena and per-thread scratch */
+    size_t other_bytes;   /* vocabulary, graph, what is kept of the file's header: about */
     size_t peak_bytes;    /* predicted peak of the process with every KV page in use */
 } pr_engine_info;
 

@@ -20,6 +20,7 @@ void pr__quant_calculate(pr_http_req *req, void *arg);
 void pr__quant_memory(pr_http_req *req, void *arg);
 void pr__quant_cache(pr_http_req *req, void *arg);
 void pr__quant_clear(pr_http_req *req, void *arg);
+void pr__quant_pin(pr_http_req *req, void *arg);
 void pr__quant_level(pr_http_req *req, void *arg);
 void pr__quant_events(pr_http_req *req, void *arg);
 

@@ -343,6 +343,36 @@ void pr__quant_level(pr_http_req *req, void *arg) {
     else pr_http_error(req, 400, "invalid_value", m.budget ? "weights_budget_mb" : "level", 0, "%s", err.text);
 }
 
+void pr__quant_pin(pr_http_req *req, void *arg) {
+    const pr_api *api = arg;
+    char param[PR_PARAM_NAME], name[PR_API_MODEL_NAME];
+    const char *model = NULL;
+    bool pinned = true;
+    pr_err err = {0};
+    pr_str out = {0};
+    pr_reader r;
+    json_t *doc = parse(req, &r, param, &err);
+    if (!doc) return;
+    pr_reader_text(&r, "model", &model);
+    pr_reader_bool(&r, "pinned", &pinned);
+    bool found = !r.status && api->models.find(api->models.arg, model ? model : "", name);
+    json_decref(doc);
+    if (r.status) {
+        refuse(req, &r);
+    } else if (!found) {
+        pr_http_error(req, 404, "model_not_found", "model", 0, "there is no such model");
+    } else if (!pr_registry_pin(api->registry, name, pinned)) {
+        pr_http_error(req, 404, "model_not_loaded", "model", 0, "model: \"%.100s\" is not loaded", name);
+    } else {
+        pr_str_puts(&out, "{");
+        pr_write_text(&out, "status", "success");
+        pr_write_text(&out, "model", name);
+        pr_write_bool(&out, "pinned", pinned);
+        pr_str_puts(&out, "}");
+        pr__api_reply(req, &out);
+    }
+}
+
 /* ---- listening --------------------------------------------------------- */
 
 void pr__quant_events(pr_http_req *req, void *arg) {

@@ -55,6 +55,7 @@ void pr__api_routes(pr_api *api) {
         {"GET", "/api/v1/quantization/memory", pr__quant_memory, NULL, 0, 0},
         {"GET", "/api/v1/quantization/cache", pr__quant_cache, NULL, 0, 0},
         {"POST", "/api/v1/quantization/cache/clear", pr__quant_clear, NULL, BODY_SMALL, 0},
+        {"POST", "/api/v1/quantization/cache/pin", pr__quant_pin, NULL, BODY_SMALL, 0},
         {"POST", "/api/v1/quantization/level", pr__quant_level, NULL, BODY_SMALL, 0},
         {"GET", "/api/v1/quantization/events", pr__quant_events, NULL, 0, 0},
         {"GET", "/api/v1/caches", pr__caches, NULL, 0, 0},

@@ -12,9 +12,12 @@ enum {
     CONTEXT_DEFAULT_MAX = 8192,
     BATCH_DEFAULT = 512,
     LOGITS_DEFAULT = 32,
-    /* Program, libraries and stacks, and the vocabulary's index for each token: measured, see docs/BENCHMARKS.md. */
+    /* Program, libraries and stacks; the vocabulary with its place in the header, a token; the graph twice, a layer: measured, see
+     * docs/BENCHMARKS.md. */
     PROCESS_BYTES = 10 << 20,
-    VOCAB_BYTES_PER_TOKEN = 140,
+    VOCAB_BYTES_PER_TOKEN = 125,
+    GRAPH_BYTES_PER_LAYER = 30 << 10,
+    HUGE_BYTES = 2 << 20, /* planes are read into pages of that size */
 };
 
 static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr_err *err) {
@@ -141,13 +144,17 @@ void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out) {
         .kv_bytes_max = estimate->kv_bytes_max,
         .scratch_bytes = pr_exec_bytes(&estimate->graph, &estimate->plan, &estimate->weights, &estimate->exec),
     };
+    out->other_bytes = (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN + (size_t)d->n_layers * GRAPH_BYTES_PER_LAYER;
+    size_t rest = 0; /* of the last page of planes */
     if (estimate->planes) {
+        size_t planes = estimate->planes_at[estimate->cursor];
+        rest = (HUGE_BYTES - planes % HUGE_BYTES) % HUGE_BYTES;
         out->weight_bytes += estimate->planes_at[estimate->cursor];
         out->weight_bytes_read += pr_weights_nested_read_bytes(&estimate->weights, &estimate->graph, estimate->planes,
                                                                estimate->cursor);
     }
-    out->peak_bytes = out->weight_bytes + out->kv_bytes_max + out->scratch_bytes + PROCESS_BYTES +
-                      (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN;
+    out->peak_bytes = out->weight_bytes + rest + out->kv_bytes_max + out->scratch_bytes + out->other_bytes +
+                      PROCESS_BYTES;
 }
 
 pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *err) {

@@ -187,7 +187,7 @@ static void evict(pr_registry *r, pr_model *m, const char *why, uint64_t *count)
 
 /* What a model takes, from its header. */
 typedef struct need {
-    size_t fixed;            /* KV pool, work space, and weights that are not elastic */
+    size_t fixed;            /* KV pool, work space, vocabulary, and weights that are not elastic */
     size_t scratch, at_once; /* at_once: all that is written before the first step, weights at their least */
     uint32_t requests;       /* that wait for it */
     uint64_t n_params;
@@ -204,12 +204,13 @@ static pr_status estimate(const pr_registry *r, const char *path, need *out, pr_
     pr_estimate_describe(e, &info);
     *out = (need){.scratch = info.scratch_bytes, .n_params = info.n_params};
     pr_estimate_elastic(e, &out->elastic);
-    out->fixed = info.kv_bytes_max + info.scratch_bytes + (out->elastic.elastic ? 0 : info.weight_bytes);
+    size_t loaded = info.scratch_bytes + info.other_bytes; /* beside weights and keys and values */
+    out->fixed = info.kv_bytes_max + loaded + (out->elastic.elastic ? 0 : info.weight_bytes);
     out->least = out->elastic.bytes_min;
     out->most = out->elastic.bytes_max;
     size_t budget = out->elastic.elastic ? r->opts.engine.weights_budget : 0;
     if (budget && budget < out->most) out->most = budget;
-    out->at_once = info.scratch_bytes + (out->elastic.elastic ? out->least : info.weight_bytes);
+    out->at_once = loaded + (out->elastic.elastic ? out->least : info.weight_bytes);
     if (r->opts.monitor) pr_monitor_sample(r->opts.monitor, &out->machine);
     pr_estimate_close(e);
     return PR_OK;

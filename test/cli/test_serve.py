@@ -225,7 +225,7 @@ def schema_of(method, target, status="200"):
 
 BODIES = {TEXT: dict(ask, logprobs=1), CHAT: dict(chat, logprobs=True, top_logprobs=2), QUERY: {"query": "Hello?", "max_tokens": 4},
           Q + "calculate": {"model_size_params": 1.1e9}, Q + "level": {"model": "tiny", "level": "auto"},
-          Q + "cache/clear": {}}
+          Q + "cache/pin": {"model": "tiny", "pinned": False}, Q + "cache/clear": {}}
 for method, target in sorted(told):
     if target in (QUERY + "/stream", Q + "events", Q + "cache/clear", "/openapi.json", "/metrics"):
         continue
