@@ -137,6 +137,7 @@ help:
 	@echo '  format   run clang-format over every C file'
 	@echo '  install  program, unit, settings, manual, library (PREFIX=$(PREFIX), DESTDIR; install-program, install-library)'
 	@echo '  uninstall  what install put there'
+	@echo '  deb      a Debian package, build/deb/precis_*.deb'
 	@echo '  clean    remove build/'
 
 include packaging/install.mk

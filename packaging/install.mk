@@ -23,6 +23,7 @@ INSTALL_PROGRAM := \
     644:$(STAGE)/precis.zsh:$(ZSHDIR)/_precis \
     644:$(STAGE)/precis.fish:$(PREFIX)/share/fish/vendor_completions.d/precis.fish \
     644:docs/precis.1:$(PREFIX)/share/man/man1/precis.1 \
+    644:docs/precis.conf.5:$(PREFIX)/share/man/man5/precis.conf.5 \
     644:LICENSE:$(DOCDIR)/LICENSE \
     644:README.md:$(DOCDIR)/README.md \
     755:validate:$(PREFIX)/share/precis/validate \
@@ -35,7 +36,7 @@ INSTALL_LIBRARY := \
     644:$(STAGE)/precis.pc:$(PREFIX)/lib/pkgconfig/precis.pc \
     644:include/precis.h:$(PREFIX)/include/precis.h
 
-.PHONY: install install-program install-library uninstall
+.PHONY: install install-program install-library uninstall deb
 
 install: install-program install-library
 
@@ -70,6 +71,9 @@ install-program: $(PROGRAM) $(COMPLETIONS) $(STAGE)/precis.service
 
 install-library: $(LIBRARY) $(STAGE)/precis.pc
 	$(call put,$(INSTALL_LIBRARY))
+
+deb: all
+	@packaging/deb/build $(VERSION)
 
 uninstall:
 	@for item in $(INSTALL_PROGRAM) $(INSTALL_LIBRARY); do rm -f $(DESTDIR)$${item##*:}; done

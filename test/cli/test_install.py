@@ -27,8 +27,10 @@ EXPECTED = """
     {prefix}/share/doc/precis/docs/API.md
     {prefix}/share/doc/precis/docs/ELASTIC.md
     {prefix}/share/doc/precis/docs/GOVERNOR.md
+    {prefix}/share/doc/precis/docs/OPERATIONS.md
     {prefix}/share/doc/precis/docs/METRICS.md
     {prefix}/share/man/man1/precis.1
+    {prefix}/share/man/man5/precis.conf.5
     {prefix}/share/precis/grafana/precis.json
     {prefix}/share/precis/prometheus/precis.rules.yml
     {prefix}/share/precis/validate
