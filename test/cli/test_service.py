@@ -2,13 +2,15 @@
 """The server as a service: what its manager hears, keys read again, and how it is asked whether it lives."""
 
 import hashlib
+import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import fails, finish, ok, path, precis, small_model, write  # noqa: E402
+from lib import PRECIS, ROOT, fails, finish, ok, path, precis, skipped, small_model, write  # noqa: E402
 from server import Server, until  # noqa: E402
 
 
@@ -80,4 +82,15 @@ s.process.send_signal(signal.SIGHUP)
 ok("SIGHUP without keys is told of", until(lambda: any("no file of API keys" in l.get("message", "") for l in s.log())))
 ok("and is no end", s.process.poll() is None and s.ask("GET", "/health")[0] == 200)
 ok("stops", s.stop() == 0)
+
+# ---- bench/cold_start.py, whose figures are for quiet machines ----
+model = os.environ.get("PRECIS_TEST_MODEL", "")
+if os.path.isfile(model):
+    r = subprocess.run([os.path.join(ROOT, "bench/cold_start.py"), model, "--runs", "1", "--json", "--precis", PRECIS],
+                       stdout=subprocess.PIPE, text=True)
+    told = json.loads(r.stdout) if r.stdout else {}
+    ok("a cold start is timed", r.returncode == 0 and all(0 < t["listens"] <= t["healthy"] <= t["first token"]
+                                                         for t in (told["cold"], told["warm"])), str(told))
+else:
+    skipped("a cold start", "it needs the default model")
 finish()
