@@ -1,7 +1,7 @@
 // Chat: conversations, and answers as they come.
 //
 // A conversation is {id, title, created, updated, named, settings, messages}; a message {role, content}, an answer also
-// {state, level, levels, ...} (see newAnswer). Answers go on when another view is shown; `running` holds what can stop them.
+// {state, levels, ...} (see newAnswer). Answers go on when another view is shown; `running` holds what can stop them.
 
 import { h, icon, iconButton, levelMark, LEVELS, seconds, count, ago, announce, toast, copyButton, recall, remember } from "./dom.js";
 import { ApiError, getJson, request, sse } from "./api.js";
@@ -35,6 +35,7 @@ function save(conversation, soon = false) {
     clearTimeout(saving.get(conversation.id));
     saving.set(conversation.id, setTimeout(() => {
         saving.delete(conversation.id);
+        if (!conversations.includes(conversation)) return; // deleted meanwhile
         store.put(structuredClone(conversation)).catch(() => toast("This browser could not keep the conversation."));
     }, soon ? 700 : 0));
 }
@@ -124,11 +125,7 @@ async function receive(conversation, message, body, options) {
         }
         if (choice?.finish_reason) message.finish = choice.finish_reason;
         if (said.model) message.model = said.model;
-        if (said.precis) {
-            for (const l of [...(said.precis.levels ?? [])].filter((l) => !message.levels?.includes(l))) note(message, l);
-            message.level = said.precis.level;
-            message.seconds = said.precis.total_seconds;
-        }
+        if (said.precis) note(message, said.precis.level);
         if (said.usage) {
             message.tokens = said.usage.completion_tokens;
             message.prompt = said.usage.prompt_tokens;
@@ -140,10 +137,9 @@ async function receive(conversation, message, body, options) {
     if (!message.finish) throw new ApiError(0, "The answer ended before it was complete.");
 }
 
-/** The level an answer is computed at, now. */
+/** The level an answer is computed at from now on. */
 function note(message, level) {
     if (!LEVELS.includes(level)) return;
-    message.level = level;
     message.levels ??= [];
     if (message.levels[message.levels.length - 1] !== level) message.levels.push(level);
 }

@@ -31,43 +31,39 @@ function addChange(e) {
     return true;
 }
 
-/** A server that was started anew counts anew. */
-function forgetOther(s) {
-    if (snapshot && s.uptime_seconds < snapshot.uptime_seconds) {
-        changes = [];
-        moments = [];
-    }
-}
-
 async function poll() {
+    const mine = ui;
     if (polling || !ui) return;
     polling = true;
     clearTimeout(timer);
     let wait = PERIOD;
     try {
         const after = changes.at(-1)?.seq ?? 0, since = moments.at(-1)?.time ?? 0;
-        const s = await getJson(`/api/v1/dashboard?after=${after}&since=${since}`, { signal: ui.ends.signal });
+        const s = await getJson(`/api/v1/dashboard?after=${after}&since=${since}`, { signal: mine.ends.signal });
         if (snapshot && s.uptime_seconds < snapshot.uptime_seconds) {
-            forgetOther(s);
-            take(await getJson("/api/v1/dashboard", { signal: ui.ends.signal }));
+            changes = []; // it was started anew, and counts anew
+            moments = [];
+            take(await getJson("/api/v1/dashboard", { signal: mine.ends.signal }));
         } else {
             take(s);
         }
-        showError(null);
-        paint();
-        listen();
+        if (ui === mine) {
+            showError(null);
+            paint();
+            listen();
+        }
     } catch (e) {
-        if (!ui || ui.ends.signal.aborted) { polling = false; return; }
-        wait = RETRY;
-        showError(e);
+        if (ui === mine) showError(e);
+        wait = e.status === 401 ? Infinity : RETRY; // who has no key is not asked again and again
     }
     polling = false;
-    schedule(wait);
+    if (ui === mine) schedule(wait);
+    else poll(); // the view was left, and perhaps entered again
 }
 
 function schedule(wait) {
     clearTimeout(timer);
-    if (ui && document.visibilityState === "visible") timer = setTimeout(poll, wait);
+    if (ui && document.visibilityState === "visible" && wait < Infinity) timer = setTimeout(poll, wait);
 }
 
 async function listen() {
@@ -99,7 +95,7 @@ function showError(e) {
     ui.error.hidden = !e;
     ui.page.classList.toggle("stale", Boolean(e));
     if (!e) return;
-    ui.error.replaceChildren(h("p", {}, `${e.message} Trying again in ${RETRY / 1000} s.`),
+    ui.error.replaceChildren(h("p", {}, e.status === 401 ? e.message : `${e.message} Trying again in ${RETRY / 1000} s.`),
         h("button.button", { type: "button", onclick: poll }, icon("retry"), "Try now"));
     if (!snapshot) ui.page.removeAttribute("aria-busy");
 }

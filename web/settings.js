@@ -2,7 +2,7 @@
 
 import { h, LEVELS } from "./dom.js";
 
-/** The server's own defaults, which are not sent. */
+/** The server's own defaults. */
 export const defaults = { model: "", system: "", temperature: 0.7, top_p: 0.9, top_k: 50, max_tokens: 256, seed: "",
     task_priority: "balanced", min_quantization: "" };
 
@@ -13,7 +13,7 @@ const NUMBERS = [
     { name: "max_tokens", label: "Max tokens", min: 1, max: 32768, step: 1, help: "of an answer" },
 ];
 
-/** The fields of a request that are not as the server has them. */
+/** The fields of a request. */
 export function requestFields(s) {
     const out = {};
     for (const { name } of NUMBERS) out[name] = Number(s[name]);
