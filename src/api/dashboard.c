@@ -8,6 +8,7 @@
 #include "api/handlers.h"
 #include "api/history.h"
 #include "api/parts.h"
+#include "api/reader.h"
 #include "api/write.h"
 #include "base/os.h"
 
@@ -100,7 +101,7 @@ void pr__dashboard(pr_http_req *req, void *arg) {
     uint64_t after = 0;
     double since = 0;
     const char *after_text = pr_http_req_query(req, "after"), *since_text = pr_http_req_query(req, "since");
-    if (after_text && !pr_parse_u64(after_text, &after)) {
+    if (after_text && !pr_reader_count(after_text, &after)) {
         pr_http_error(req, 400, "invalid_value", "after", 0, "after must be the number of an event");
         return;
     }

@@ -381,7 +381,7 @@ void pr__quant_events(pr_http_req *req, void *arg) {
     const char *last = pr_http_req_header(req, "Last-Event-ID");
     const char *after = pr_http_req_query(req, "after");
     const char *from = last ? last : after;
-    if (from && !pr_parse_u64(from, &seen)) {
+    if (from && !pr_reader_count(from, &seen)) {
         pr_http_error(req, 400, "invalid_value", last ? "Last-Event-ID" : "after", 0, "must be the number of an event");
         return;
     }

@@ -10,6 +10,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/str.h"
+
 pr_status pr_reader_refuse(pr_reader *r, const char *name, const char *fmt, ...) {
     char what[256];
     va_list args;
@@ -62,6 +64,13 @@ void pr_reader_u32(pr_reader *r, const char *name, uint32_t least, uint32_t most
     if (!pr_reader_whole(v, &n)) pr_reader_refuse(r, name, "must be a whole number");
     else if (n < (int64_t)least || n > (int64_t)most) pr_reader_refuse(r, name, "must be from %u to %u", least, most);
     else *out = (uint32_t)n;
+}
+
+bool pr_reader_count(const char *text, uint64_t *out) {
+    uint64_t n;
+    if (!pr_parse_u64(text, &n) || n >= (uint64_t)1 << 53) return false;
+    *out = n;
+    return true;
 }
 
 void pr_reader_bool(pr_reader *r, const char *name, bool *out) {

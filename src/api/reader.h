@@ -28,6 +28,8 @@ void pr_reader_f64(pr_reader *r, const char *name, double least, double most, do
 /* A whole number, also one written as 2.0, which JSON Schema calls an integer. */
 bool pr_reader_whole(const json_t *v, int64_t *out);
 void pr_reader_u32(pr_reader *r, const char *name, uint32_t least, uint32_t most, uint32_t *out);
+/* A number in a query: digits only, at most 2^53 - 1, which JSON can say, too. */
+bool pr_reader_count(const char *text, uint64_t *out);
 void pr_reader_bool(pr_reader *r, const char *name, bool *out);
 void pr_reader_text(pr_reader *r, const char *name, const char **out); /* borrowed */
 

@@ -126,7 +126,7 @@ void pr_http_req_note(pr_http_req *req, const char *json);
 bool pr_http_req_gone(pr_http_req *req);
 
 /* Who is told about a request. Each may be NULL. Called on threads of the server, without locks: on_gone at most once, when
- * the client has gone (or the server gives up) before the answer was complete, within a tick of that; at once when it has
+ * the client has gone (or the server gives up) before the answer was complete, as soon as that is seen; at once when it has
  * gone already. on_drain whenever a stream that was full is half empty. Both may still be running when a reply returns, so
  * arg is given back by release, once, when the request is finished and neither runs nor can come any more; arg may hold the
  * request itself until then. A client that closes only its sending side while it waits counts as gone: the two cannot be

@@ -174,6 +174,11 @@ doc = s.get("/openapi.json")
 routes = set(re.findall(r'\{"(GET|POST)", "([^"]+)", pr__', open(os.path.join(ROOT, "src/api/routes.c")).read()))
 told = {(m.upper(), p.replace("{model}", "{model*}")) for p, ops in doc["paths"].items() for m in ops}
 ok("the description has every route and no other", routes == told, str(routes ^ told))
+EVERY = {"200", "400", "403", "413", "431", "503"}  # what the server may answer before a handler has a say
+short = {p: (EVERY | (set() if p == "/health" else {"401", "429"})) - set(op["responses"])
+         for p, ops in doc["paths"].items() for op in ops.values()}
+ok("and every status", not any(short.values()), str({p: missing for p, missing in short.items() if missing}))
+ok("in the words of OpenAPI 3.1", doc["openapi"] == "3.1.0" and '"nullable"' not in json.dumps(doc))
 
 
 def resolve(part):
