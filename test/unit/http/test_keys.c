@@ -1,5 +1,6 @@
 #include "http/keys.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -157,6 +158,34 @@ static void a_reload_goes_by_names(void **state) {
     unlink(path);
 }
 
+static void *ask_again_and_again(void *arg) {
+    pr_keys *keys = arg;
+    uint32_t after;
+    for (int i = 0; i < 5000; i++) {
+        pr_key *key = pr_keys_find(keys, "open-sesame", 11);
+        if (key && pr_key_admit(key, i, &after)) pr_key_release(key);
+    }
+    return NULL;
+}
+
+static void a_reload_stops_nobody(void **state) {
+    (void)state;
+    char path[] = "/tmp/precis-keys-XXXXXX";
+    pthread_t asking;
+    close(mkstemp(path));
+    pr_keys *keys = parse("alice " FIRST " rpm=100");
+    assert_int_equal(pthread_create(&asking, NULL, ask_again_and_again, keys), 0);
+    for (int i = 0; i < 100; i++) {
+        static const char *const files[] = {"bob " FIRST "\n", "alice " FIRST " concurrent=1\n", "alice " SECOND "\n"};
+        write_file(path, files[i % 3]);
+        assert_int_equal(pr_keys_reload(keys, path, NULL), PR_OK);
+        assert_int_equal(pr_keys_count(keys), 1);
+    }
+    pthread_join(asking, NULL);
+    pr_keys_close(keys);
+    unlink(path);
+}
+
 static void every_allocation_may_fail(void **state) {
     (void)state;
     size_t held = pr_mem_total();
@@ -182,6 +211,7 @@ int main(void) {
         cmocka_unit_test(bad_files_are_refused_by_line),
         cmocka_unit_test(loads_a_file),
         cmocka_unit_test(a_reload_goes_by_names),
+        cmocka_unit_test(a_reload_stops_nobody),
         cmocka_unit_test(every_allocation_may_fail),
     };
     return cmocka_run_group_tests_name("keys", tests, NULL, NULL);
