@@ -53,7 +53,7 @@ typedef struct pr__job {
     pr_gov_verdict verdict;
     double queued_at, load_at, admitted_at, progress_at, parked_at; /* 0: not yet */
     uint32_t position;                                              /* in the queue, last told */
-    double told_at;
+    double told_at, fed_at;                                         /* fed_at: its first prompt tokens */
     bool telling;
     bool tried; /* looked at in this round of admissions */
     pr_job_done done;

@@ -12,7 +12,10 @@
 #include "base/os.h"
 #include "engine/serve.h"
 
-enum { SESSIONS_MAX = 256 };
+enum { SESSIONS_MAX = 256, PROMPT_ROWS = 4, NEWCOMER_ROWS = 16 };
+
+static const double stretch = 1.75;      /* of a step, so that what comes on top stays within 2 */
+static const double prompt_seconds = 10; /* that a prompt may take, beside others */
 
 pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
     pr__lane *lane = pr_calloc(PR_TAG_SESSION, 1, sizeof *lane);
@@ -92,6 +95,7 @@ static void judge(pr__lane *lane) {
         bool runs = j->verdict.kind == PR_GOV_RUN;
         if (runs && j->parked_at != 0) { /* its time begins anew where it stood still */
             j->admitted_at += now - j->parked_at;
+            if (j->fed_at != 0) j->fed_at += now - j->parked_at;
             j->progress_at = now;
             j->parked_at = 0;
         }
@@ -140,11 +144,48 @@ static uint32_t add(pr__lane *lane, pr__step *step, bool decoding, bool exact, s
         uint32_t take = turns[order[i]].rows;
         const int32_t *tokens = decoding ? &j->next : j->ids + j->n_fed;
         uint32_t logits = decoding || j->n_fed + take == j->n_ids;
-        if (decoding) j->turn_at = lane->n_steps;
+        if (decoding) j->turn_at = j->party->decoded_at = lane->n_steps;
         step->jobs[step->n] = j;
         step->runs[step->n++] = (pr_run){j->session, tokens, take, logits};
         rows += take;
     }
+    return rows;
+}
+
+/* ---- how much --------------------------------------------------------- */
+
+/* Keys with jobs in the step's batch. */
+static uint32_t keys_in(const pr__lane *lane, int batch) {
+    uint32_t n = 0;
+    for (const pr__party *p = lane->parties; p; p = p->next) n += p->batches >> batch & 1;
+    return n;
+}
+
+/* How long a step may take where several keys share it: what each would get beside a single other stream, and some. */
+static double bound_of(const pr__lane *lane) { return stretch * pr__pace_seconds(&lane->pace, 2); }
+
+/* Decoding rows: where a row costs what a step does, many at once make everybody wait and gain nothing. */
+static uint32_t decoding_rows(const pr__lane *lane, uint32_t keys, uint32_t most) {
+    uint32_t rows = most, least = keys > 2 ? keys : 2;
+    while (keys > 1 && rows > least && pr__pace_seconds(&lane->pace, rows) > bound_of(lane)) rows--;
+    return rows;
+}
+
+/* Prompt rows beside decoding: with several keys, as long as this step takes anyway for a key that has nothing else in it; for
+ * one that has, what is left of the bound. So many in any case that a long prompt is not for ever on its way. */
+static uint32_t prompt_rows(const pr__lane *lane, const pr__step *step, uint32_t keys, uint32_t most) {
+    bool newcomer = false;
+    size_t longest = 0;
+    if (keys < 2) return most;
+    for (const pr__job *j = lane->running.first; j; j = j->link) {
+        if (pr__job_decoding(j) || !(j->party->batches >> step->batch & 1)) continue;
+        newcomer |= j->party->decoded_at != lane->n_steps;
+        if (j->n_ids - j->n_fed > longest) longest = j->n_ids - j->n_fed;
+    }
+    double now = pr__pace_seconds(&lane->pace, step->decoding), least = newcomer ? NEWCOMER_ROWS : PROMPT_ROWS;
+    uint32_t rows = pr__pace_prompt_rows(&lane->pace, newcomer ? now : bound_of(lane) - now, most);
+    if (least < (double)longest * now / prompt_seconds) least = (double)longest * now / prompt_seconds;
+    if (rows < least) rows = least < most ? (uint32_t)least : most;
     return rows;
 }
 
@@ -158,10 +199,13 @@ bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step)
     lane->n_steps++;
     uint32_t most = opts->parallel < info->logits_max ? opts->parallel : info->logits_max;
     if (most > info->batch_max) most = info->batch_max;
-    uint32_t rows = add(lane, step, true, exact, most, most);
-    uint32_t chunk = rows ? opts->prefill_chunk : info->batch_max, room = info->batch_max - rows;
+    uint32_t keys = keys_in(lane, step->batch);
+    most = decoding_rows(lane, keys, most);
+    uint32_t rows = step->decoding = add(lane, step, true, exact, most, most);
+    uint32_t chunk = rows ? prompt_rows(lane, step, keys, opts->prefill_chunk) : info->batch_max;
+    uint32_t room = info->batch_max - rows;
     uint32_t prompts = info->logits_max - rows < opts->parallel ? info->logits_max - rows : opts->parallel;
-    add(lane, step, false, exact, prompts, chunk < room ? chunk : room);
+    step->prompt = add(lane, step, false, exact, prompts, chunk < room ? chunk : room);
     return step->n > 0;
 }
 
@@ -189,16 +233,22 @@ static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first
         j->done.level = pr_engine_step_level(lane->engine);
         j->done.levels_used |= 1u << j->done.level;
         j->progress_at = pr_now();
+        if (!pr__job_decoding(j) && j->fed_at == 0) j->fed_at = j->progress_at;
         if (!pr__job_decoding(j)) j->n_fed += r->n_tokens;
         if (r->n_logits) pr__job_advance(j, row++);
     }
     return (uint32_t)row;
 }
 
-uint32_t pr__lane_step(const pr__lane *lane, const pr__step *step) {
+uint32_t pr__lane_step(pr__lane *lane, const pr__step *step) {
     pr_err err = {0};
     uint32_t tokens = 0;
-    if (run(lane, step, 0, step->n, &err) == PR_OK) return deliver(lane, step, 0, step->n);
+    double begin = pr_now();
+    if (run(lane, step, 0, step->n, &err) == PR_OK) {
+        tokens = deliver(lane, step, 0, step->n);
+        pr__pace_note(&lane->pace, step->decoding, step->prompt, pr_now() - begin);
+        return tokens;
+    }
     for (size_t i = 0; i < step->n; i++) { /* a refused step has changed nothing: let only those fail that must */
         if (run(lane, step, i, 1, &err) == PR_OK) tokens += deliver(lane, step, i, 1);
         else pr__job_fail(step->jobs[i], &err, 1);

@@ -10,6 +10,7 @@
 
 #include "sched/fair.h"
 #include "sched/job.h"
+#include "sched/pace.h"
 
 _Static_assert((int)PR__BATCHES == (int)PR_LEVELS + 1, "a batch for each forced level, and the model's own");
 
@@ -17,6 +18,7 @@ struct pr__party { /* one for each key with jobs in the lane */
     pr__key *key;
     uint32_t n_jobs;
     uint32_t batches;                                    /* of this step: a bit each it has jobs in */
+    uint64_t decoded_at;                                 /* the last step it had decoding rows in */
     pr__share decode[PR__BATCHES], prefill[PR__BATCHES]; /* fair.h */
     struct pr__party *next;
 };
@@ -39,6 +41,7 @@ typedef struct pr__lane {
     pr__fair decode[PR__BATCHES], prefill[PR__BATCHES];
     pr__stride stride;
     uint64_t n_steps;
+    pr__pace pace;
     pr__prefix *prefixes;
     uint32_t n_prefixes;
     uint64_t prefix_clock;
@@ -97,7 +100,8 @@ typedef struct pr__step { /* what one step will do */
     pr_run *runs;         /* [n] */
     pr__job **jobs;       /* [n] */
     size_t n;
-    int batch; /* pr_level when forced, PR__OWN */
+    uint32_t decoding, prompt; /* rows */
+    int batch;                 /* pr_level when forced, PR__OWN */
 } pr__step;
 enum { PR__OWN = PR_LEVELS };
 
@@ -108,6 +112,6 @@ void pr__lane_leave(pr__lane *lane, pr__job *job);
 /* Choose; false when nothing can run. Under the scheduler's lock. step's arrays have room for sessions_max. */
 bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step);
 /* Run it and deliver; jobs that end are DONE afterwards. Without the lock. Returns tokens that were delivered. */
-uint32_t pr__lane_step(const pr__lane *lane, const pr__step *step);
+uint32_t pr__lane_step(pr__lane *lane, const pr__step *step);
 
 #endif

@@ -289,7 +289,9 @@ static bool is_late(const pr_sched *s, const pr__job *j, double now) {
     const pr_sched_opts *o = &s->opts;
     if (o->total_seconds > 0 && now - j->queued_at > o->total_seconds) return true;
     if (j->parked_at != 0) return false;
-    if (j->stats.n_generated == 0) return now - j->admitted_at > o->first_token_seconds;
+    if (j->stats.n_generated == 0 && j->fed_at == 0) /* its turn has not come, behind others of its key */
+        return now - j->admitted_at > o->first_token_seconds + o->queue_seconds;
+    if (j->stats.n_generated == 0) return now - j->fed_at > o->first_token_seconds;
     return now - j->progress_at > o->stall_seconds;
 }
 
