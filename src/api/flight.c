@@ -118,13 +118,13 @@ static void let_read(pr__flight *f, pr__client *c) {
     pr__client_read(c, data, len, complete);
 }
 
-/* Under f->lock: the last client leaves before the end. */
-static void note_left(pr__flight *f, const pr__client *last) {
+/* Under f->lock: the last client has left before the end, and the jobs are cancelled. */
+static void note_left(pr__flight *f) {
     pr_sched_stats stats;
+    if (f->left_at != 0 || !f->left_id[0]) return;
     pr_sched_stats_get(f->api->sched, &stats);
     f->left_at = pr_now();
     f->left_steps = stats.steps;
-    snprintf(f->left_id, sizeof f->left_id, "%s", pr_http_req_id(last->req));
 }
 
 /* How long it took until nothing was computed any more for who had gone. */
@@ -148,13 +148,13 @@ static void tidy(pr__flight *f) {
         }
         *at = c->next;
         f->n_clients--;
-        bool early = !f->clients && !f->blob && f->n_done < f->n && !f->failed;
-        if (early) note_left(f, c);
+        if (!f->clients && !f->failed) snprintf(f->left_id, sizeof f->left_id, "%s", pr_http_req_id(c->req));
         pr__client_unref(c);
     }
     if (f->clients || f->blob || f->n_done == f->n) return;
     f->abandoned = true;
     cancel_all(f);
+    note_left(f);
 }
 
 static void let_all_read(pr__flight *f) {
