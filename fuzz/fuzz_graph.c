@@ -70,7 +70,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         .n_threads = 1,
         .batch_max = BATCH,
         .context_max = data[1] & 1 ? CONTEXT : 0,
-        .kv_type = data[1] & 2 ? PR_KV_Q8 : PR_KV_F16,
+        .kv_type = {data[1] & 2 ? PR_KV_Q8 : PR_KV_F16, data[1] & 8 ? PR_KV_Q4 : PR_KV_F16},
         .exact = (data[1] & 4) != 0,
         .kv_bytes_max = (size_t)1 << 20,
         .passes_off = data[0],

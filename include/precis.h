@@ -60,10 +60,21 @@ const char *pr_status_name(pr_status status);
 typedef struct pr_engine pr_engine;
 typedef struct pr_session pr_session;
 
+/* How keys and values are kept. Fewer bits hold a longer context in the same memory; keys suffer more than values
+ * (docs/BENCHMARKS.md has what each pair costs). */
 typedef enum pr_kv_type {
     PR_KV_F16 = 0, /* with exact: 32 bits */
-    PR_KV_Q8       /* 8 bits, one scale per token and head */
+    PR_KV_Q8,      /* 8 bits, one scale per token and head */
+    PR_KV_Q4       /* 4 bits, one scale per token and 32 numbers */
 } pr_kv_type;
+typedef struct pr_kv_types {
+    pr_kv_type k, v;
+} pr_kv_types;
+enum { PR_KV_TYPES_TEXT = 16 };
+/* "f16", "q8" or "q4", or two of them with a comma between: keys, values. False, and *out unchanged, for anything else. */
+bool pr_kv_types_parse(const char *text, pr_kv_types *out);
+/* The shortest text that parses as these; buf has room for PR_KV_TYPES_TEXT bytes and is returned. */
+char *pr_kv_types_format(pr_kv_types types, char *buf);
 
 /* Precision levels of an elastic model (a file made by `precis pack`), worst first. A model whose source held fewer bits
  * ends below fp16: a level above its top means its top. int2 and int4 are points on the model's list of increments: every
@@ -83,7 +94,7 @@ typedef struct pr_engine_opts {
     bool context_fit;     /* a context_max beyond what the model was made for means just that; else PR_ERR_LIMIT */
     size_t kv_bytes_max;  /* bound of the KV pool; 0: kv_contexts full contexts */
     uint32_t kv_contexts; /* 0: 1 */
-    pr_kv_type kv_type;
+    pr_kv_types kv_type;
     /* Elastic models: where to begin. By default at the top. Both are ignored for ordinary models. */
     bool level_given;
     pr_level level;

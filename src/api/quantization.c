@@ -177,6 +177,7 @@ void pr__quant_memory(pr_http_req *req, void *arg) {
 void pr__quant_cache(pr_http_req *req, void *arg) {
     pr_api *api = arg;
     pr_sched_stats stats;
+    char kv_type[PR_KV_TYPES_TEXT];
     pr_str out = {0};
     size_t now = pr_registry_bytes(api->registry), most = pr_registry_bytes_max(api->registry);
     pr_sched_stats_get(api->sched, &stats);
@@ -187,6 +188,7 @@ void pr__quant_cache(pr_http_req *req, void *arg) {
     size_t n = pr__write_models(&out, "models", api);
     pr_write_u64(&out, "models_cached", n);
     pr_write_u64(&out, "prefix_bytes", stats.prefix_bytes);
+    pr_write_text(&out, "kv_type", pr_kv_types_format(api->settings.kv_cache_type, kv_type));
     pr_write_u64(&out, "kv_bytes", stats.kv_bytes);
     pr_write_u64(&out, "kv_bytes_max", stats.kv_bytes_max);
     pr_str_puts(&out, "}");

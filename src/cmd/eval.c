@@ -98,7 +98,7 @@ static pr_status feed_all(pr_eval *e, uint64_t *n_chunks) {
 static pr_status open_one(pr_eval *e, const char *name, bool is_reference, pr_eval_model *m) {
     pr_load load = e->load;
     if (is_reference) {
-        load.opts.kv_type = PR_KV_F16;
+        load.opts.kv_type = (pr_kv_types){PR_KV_F16, PR_KV_F16};
         load.opts.level_given = false;
         load.opts.weights_budget = 0;
         load.memory = 0;

@@ -25,11 +25,8 @@ enum { THREADS_MAX = 256 };
 static const uint32_t CPU_NONE = UINT32_C(1) << 31;
 
 static pr_status parse_kv(void *out, const char *value, pr_err *err) {
-    pr_kv_type *type = out;
-    if (!strcmp(value, "f16")) *type = PR_KV_F16;
-    else if (!strcmp(value, "q8")) *type = PR_KV_Q8;
-    else return pr_fail(err, PR_ERR_ARG, "\"%.100s\" is not f16 or q8", value);
-    return PR_OK;
+    if (pr_kv_types_parse(value, out)) return PR_OK;
+    return pr_fail(err, PR_ERR_ARG, "\"%.100s\" is not f16, q8 or q4, nor two of them as KEYS,VALUES", value);
 }
 
 /* "avx2,avx512", "scalar", or the bits as a number. */
@@ -65,7 +62,9 @@ pr_flag_group pr__load_flags(pr_load *load) {
         {"threads", 't', PR_FLAG_U32, "N", "", &load->threads, NULL, NULL},
         {"context", 0, PR_FLAG_U32, "N", "tokens", &o->context_max, NULL, NULL},
         {"batch", 0, PR_FLAG_U32, "N", "tokens a step", &o->batch_max, NULL, NULL},
-        {"kv", 0, PR_FLAG_CALL, "f16|q8", "", &o->kv_type, parse_kv, NULL},
+        {"kv", 0, PR_FLAG_CALL, "TYPE", "f16, q8, q4, or KEYS,VALUES", &o->kv_type, parse_kv, NULL},
+        {"kv-cache-type", 0, PR_FLAG_CALL, "TYPE", NULL, &o->kv_type, parse_kv,
+         NULL}, /* as the server's setting is named */
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
         {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},
         {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},

@@ -6,7 +6,7 @@
 
 #include "cmd/args.h"
 
-enum { PR_LOAD_FLAGS = 10 };
+enum { PR_LOAD_FLAGS = 11 };
 
 typedef struct pr_load {
     pr_engine_opts opts;

@@ -51,7 +51,7 @@ static fit measure(const pr_engine_info *info) {
 /* ---- summary ---- */
 
 static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opts *opts) {
-    char a[32], b[32], c[32];
+    char a[32], b[32], c[32], kv[PR_KV_TYPES_TEXT];
     fit f = measure(i);
     pr_str_printf(s, "%s (%s)\n", pr__models_title(i), i->arch);
     pr_str_printf(s, "  file        %s, %s: %s\n", i->path, pr_format_bytes(a, sizeof a, i->file_bytes),
@@ -66,7 +66,7 @@ static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opt
     pr_str_printf(s, "  kernels     %s%s, %d threads\n", i->isa, opts->exact ? ", fp32 activations" : "", i->n_threads);
     pr_str_printf(s, "  memory      weights %s, KV %s (%zu bytes a token, %s), work space %s\n",
                   pr_format_bytes(a, sizeof a, i->weight_bytes), pr_format_bytes(b, sizeof b, i->kv_bytes_max),
-                  i->kv_bytes_per_token, opts->kv_type == PR_KV_Q8 ? "q8" : "f16",
+                  i->kv_bytes_per_token, pr_kv_types_format(opts->kv_type, kv),
                   pr_format_bytes(c, sizeof c, i->scratch_bytes));
     pr_str_printf(s, "  peak        %s, with all of that context in use\n",
                   pr_format_bytes(a, sizeof a, i->peak_bytes));
@@ -77,6 +77,7 @@ static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opt
 }
 
 static void summary_json(pr_str *s, const pr_engine_info *i, const pr_engine_opts *opts) {
+    char kv[PR_KV_TYPES_TEXT];
     fit f = measure(i);
     pr__json_text(s, "path", i->path);
     pr__json_text(s, "arch", i->arch);
@@ -86,7 +87,7 @@ static void summary_json(pr_str *s, const pr_engine_info *i, const pr_engine_opt
     pr__json_text(s, "note", i->note);
     pr__json_text(s, "isa", i->isa);
     pr__json_u64(s, "threads", (uint64_t)i->n_threads);
-    pr__json_text(s, "kv_type", opts->kv_type == PR_KV_Q8 ? "q8" : "f16");
+    pr__json_text(s, "kv_type", pr_kv_types_format(opts->kv_type, kv));
     pr__json_bool(s, "exact", opts->exact);
     pr__json_u64(s, "params", i->n_params);
     pr__json_u64(s, "layers", i->n_layers);

@@ -222,7 +222,7 @@ static pr_status open_exec(calibrator *c, pr_err *err) {
                                .out_max = c->out_max,
                                .context_max = c->chunk_max,
                                .exact = true};
-    const pr_kv_shape shape = {c->desc.n_layers, c->desc.n_kv_heads, c->desc.head_dim, PR_KV_FORM_F32};
+    const pr_kv_shape shape = {c->desc.n_layers, c->desc.n_kv_heads, c->desc.head_dim, PR_KV_FORM_F32, PR_KV_FORM_F32};
     size_t pages = (c->chunk_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
     pr_status st = pr_weights_begin(&c->w, &c->g, c->file, err);
     if (!st) st = pr_exec_open(&c->g, &c->plan, &c->w, &opts, &c->exec, err);

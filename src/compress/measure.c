@@ -241,7 +241,7 @@ static pr_status open_exec(pr_measure *m, pr_err *err) {
                                .out_max = m->n_rows,
                                .context_max = m->cal->probe_len,
                                .exact = true};
-    const pr_kv_shape shape = {m->desc.n_layers, m->desc.n_kv_heads, m->desc.head_dim, PR_KV_FORM_F32};
+    const pr_kv_shape shape = {m->desc.n_layers, m->desc.n_kv_heads, m->desc.head_dim, PR_KV_FORM_F32, PR_KV_FORM_F32};
     uint32_t len = m->cal->probe_len, pages = (len + PR_KV_TOKENS - 1) / PR_KV_TOKENS * m->cal->n_probes;
     pr_status st = pr_exec_open(&m->g, &m->plan, &m->w, &opts, &m->exec, err);
     if (!st) st = pr_kv_pool_open(&shape, pages * pr_kv_page_bytes(&shape), &m->pool, err);

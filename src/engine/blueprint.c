@@ -48,10 +48,19 @@ static pr_status fill_opts(struct pr_estimate *b, const pr_engine_opts *opts, pr
     return PR_OK;
 }
 
+static pr_kv_form kv_form(pr_kv_type type, bool exact) {
+    switch (type) {
+    case PR_KV_F16: return exact ? PR_KV_FORM_F32 : PR_KV_FORM_F16;
+    case PR_KV_Q8: return PR_KV_FORM_Q8;
+    case PR_KV_Q4: return PR_KV_FORM_Q4;
+    }
+    return PR_KV_FORM_F32;
+}
+
 static void plan_kv(struct pr_estimate *b) {
     const pr_model_desc *d = &b->desc;
-    pr_kv_form form = b->opts.kv_type == PR_KV_Q8 ? PR_KV_FORM_Q8 : b->opts.exact ? PR_KV_FORM_F32 : PR_KV_FORM_F16;
-    b->kv = (pr_kv_shape){d->n_layers, d->n_kv_heads, d->head_dim, form};
+    b->kv = (pr_kv_shape){d->n_layers, d->n_kv_heads, d->head_dim, kv_form(b->opts.kv_type.k, b->opts.exact),
+                          kv_form(b->opts.kv_type.v, b->opts.exact)};
     size_t page = pr_kv_page_bytes(&b->kv), pages = ((size_t)b->opts.context_max + PR_KV_TOKENS - 1) / PR_KV_TOKENS;
     if (b->opts.kv_contexts > 1) pages *= b->opts.kv_contexts;
     if (b->opts.kv_bytes_max) pages = b->opts.kv_bytes_max < page ? 1 : b->opts.kv_bytes_max / page;

@@ -29,7 +29,7 @@ typedef enum setting_kind {
     KIND_BYTES, /* uint64_t: "4G" */
     KIND_TEXT,  /* char[PR_SETTING_TEXT] */
     KIND_LOG,   /* pr_log_format */
-    KIND_KV     /* pr_kv_type */
+    KIND_KV     /* pr_kv_types */
 } setting_kind;
 
 typedef struct setting {
@@ -68,7 +68,8 @@ static const setting settings_table[] = {
     {"PRECIS_MAX_QUEUE", "max-queue", KIND_U32, AT(max_queue), 0, 1e6, "128", "requests that may wait"},
     {"PRECIS_NUM_PARALLEL", "num-parallel", KIND_U32, AT(num_parallel), 1, 1024, "8", "requests that run at once"},
     {"PRECIS_CONTEXT_LENGTH", "context-length", KIND_U32, AT(context_length), 16, 1e7, "2048", "tokens of a request"},
-    {"PRECIS_KV_CACHE_TYPE", "kv-cache-type", KIND_KV, AT(kv_cache_type), 0, 0, "f16", "f16 or q8"},
+    {"PRECIS_KV_CACHE_TYPE", "kv-cache-type", KIND_KV, AT(kv_cache_type), 0, 0, "f16",
+     "f16, q8 or q4 of keys and values; two with a comma: of each"},
     {"PRECIS_RESPONSE_CACHE_MB", "response-cache-mb", KIND_U64, AT(response_cache_mb), 0, 1e6, "500",
      "megabytes of answers kept for the same question; 0: off"},
     {"PRECIS_RESPONSE_CACHE_ENTRIES", "response-cache-entries", KIND_U32, AT(response_cache_entries), 0, 1e6, "128",
@@ -93,8 +94,6 @@ static const setting settings_table[] = {
 _Static_assert(sizeof settings_table / sizeof *settings_table == PR_SETTING_COUNT, "an origin for each setting");
 
 enum { CONFIG_ROW = PR_SETTING_COUNT - 1, ALERTS_ROW = PR_SETTING_COUNT - 2 };
-
-static const char *const kv_names[] = {"f16", "q8"};
 
 const char *pr_setting_origin_name(pr_setting_origin origin) {
     static const char *const names[] = {"default", "file", "environment", "flag"};
@@ -164,13 +163,7 @@ static bool put_value(const setting *row, const char *text, pr_settings *out) {
         snprintf(at, PR_SETTING_TEXT, "%s", text);
         return true;
     case KIND_LOG: return pr_log_format_by_name(text, at);
-    case KIND_KV:
-        for (size_t i = 0; i < sizeof kv_names / sizeof *kv_names; i++) {
-            if (strcmp(text, kv_names[i]) != 0) continue;
-            *(pr_kv_type *)at = (pr_kv_type)i;
-            return true;
-        }
-        return false;
+    case KIND_KV: return pr_kv_types_parse(text, at);
     }
     return false;
 }
@@ -188,6 +181,7 @@ static void format_real(double value, char *buf, size_t len) {
 
 static void format_value(const setting *row, const pr_settings *s, char *buf, size_t len) {
     const void *at = (const char *)s + row->at;
+    char kv[PR_KV_TYPES_TEXT];
     switch (row->kind) {
     case KIND_FRACTION:
     case KIND_SECONDS: format_real(*(const double *)at, buf, len); return;
@@ -196,7 +190,7 @@ static void format_value(const setting *row, const pr_settings *s, char *buf, si
     case KIND_BYTES: snprintf(buf, len, "%llu", (unsigned long long)*(const uint64_t *)at); return;
     case KIND_TEXT: snprintf(buf, len, "%s", (const char *)at); return;
     case KIND_LOG: snprintf(buf, len, "%s", pr_log_format_name(*(const pr_log_format *)at)); return;
-    case KIND_KV: snprintf(buf, len, "%s", kv_names[*(const pr_kv_type *)at]); return;
+    case KIND_KV: snprintf(buf, len, "%s", pr_kv_types_format(*(const pr_kv_types *)at, kv)); return;
     }
 }
 
@@ -214,7 +208,7 @@ static void expected(const setting *row, char *buf, size_t len) {
         snprintf(buf, len, "a text of %.0f to %.0f bytes without control characters", row->least, row->most);
         return;
     case KIND_LOG: snprintf(buf, len, "json, text or auto"); return;
-    case KIND_KV: snprintf(buf, len, "f16 or q8"); return;
+    case KIND_KV: snprintf(buf, len, "f16, q8 or q4, or two of them as KEYS,VALUES"); return;
     }
 }
 

@@ -33,7 +33,7 @@ typedef struct pr_settings {
     uint32_t max_queue;
     uint32_t num_parallel;
     uint32_t context_length;
-    pr_kv_type kv_cache_type;
+    pr_kv_types kv_cache_type;
     uint64_t response_cache_mb;      /* decimal megabytes of kept answers; 0: none */
     uint32_t response_cache_entries; /* 0: none */
     double response_cache_ttl_seconds;

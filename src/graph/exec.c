@@ -62,6 +62,7 @@ static void fill_matmul(pr__instr *in, const pr_weights *w, const pr_node *n) {
 }
 
 static size_t instr_scratch(const pr_weights *w, const pr_node *n, uint32_t rows_max) {
+    if (n->op == PR_OP_KV_WRITE) return n->attr.head_dim * sizeof(float); /* a rotated row */
     if (n->op == PR_OP_ATTEND) return pr__attend_scratch(&n->attr);
     if (n->op == PR_OP_NORM || n->op == PR_OP_GATE) return n->cols * sizeof(float);
     if (n->op != PR_OP_MATMUL) return 0;

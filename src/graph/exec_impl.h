@@ -81,18 +81,6 @@ enum {
     PR__SPLIT_ROWS_MAX = 4    /* of so few rows each */
 };
 
-/* Storing and loading KV tiles of each form. */
-typedef void pr__kv_store(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-typedef void pr__kv_load(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-
-static inline pr__kv_store *pr__kv_store_of(const pr_kernels *k, pr_kv_form form) {
-    return form == PR_KV_FORM_F16 ? k->kv_store_f16 : form == PR_KV_FORM_Q8 ? k->kv_store_q8 : pr_kv_store_f32;
-}
-
-static inline pr__kv_load *pr__kv_load_of(const pr_kernels *k, pr_kv_form form) {
-    return form == PR_KV_FORM_F16 ? k->kv_load_f16 : form == PR_KV_FORM_Q8 ? k->kv_load_q8 : pr_kv_load_f32;
-}
-
 /* Parts of a step: bind its rows, count the work items of an instruction, do one. */
 void pr__exec_bind(pr_exec *e, pr_team *team, const pr_exec_step *step);
 uint32_t pr__exec_count(pr_exec *e, const pr__instr *in);

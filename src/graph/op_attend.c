@@ -89,10 +89,12 @@ size_t pr__attend_scratch(const pr_attr *attr) { return layout_of(attr).bytes; }
 
 static void start_queries(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr);
+    bool rotated = pr_kv_rotated(pr_kv_seq_shape(s->run->seq)->k_form); /* then q must be, too */
     for (uint32_t i = 0; i < s->n_rows * group; i++) {
         const float *row = pr__row(&in->in[0], s->run->row + s->first + i / group);
         float *q = f->q + (size_t)i * dim;
         e->k->scale(row + (size_t)(kv_head * group + i % group) * dim, in->attr->factor, dim, q);
+        if (rotated) e->k->hadamard(q, dim);
         f->qs[i] = q;
     }
 }
@@ -135,8 +137,10 @@ static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *
         n += group;
     }
     if (n == 0) return;
-    const void *tile = pr_kv_tile(s->run->seq, base, in->attr->layer, kv_head);
-    pr__kv_load_of(e->k, pr_kv_seq_form(s->run->seq))(tile, dim, hi_max, f->k, f->v);
+    const pr_kv_shape *shape = pr_kv_seq_shape(s->run->seq);
+    pr_kv_tile tile = pr_kv_tile_at(s->run->seq, base, in->attr->layer, kv_head);
+    e->k->kv_load_k[shape->k_form](tile.k, dim, hi_max, f->k);
+    e->k->kv_load_v[shape->v_form](tile.v, dim, hi_max, f->v);
     e->k->attend(f->qs + from, f->states + from, f->lo, f->hi, n, dim, f->k, f->v);
 }
 
@@ -154,6 +158,7 @@ static void attend_span(const pr_exec *e, const pr__instr *in, const pr__qrows *
 
 static void store_results(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr), width = group * dim;
+    bool rotated = pr_kv_rotated(pr_kv_seq_shape(s->run->seq)->v_form);
     for (uint32_t r = 0; r < s->n_rows; r++) {
         float *out = pr__row(&in->out, s->run->row + s->first + r);
         bool blocks = in->form != PR_FORM_F32;
@@ -162,6 +167,7 @@ static void store_results(const pr_exec *e, const pr__instr *in, const pr__qrows
         for (uint32_t h = 0; h < group; h++) {
             const pr_attn_state *st = &f->totals[r * group + h];
             e->k->scale(st->acc, 1.0F / st->l, dim, y + (size_t)h * dim);
+            if (rotated) e->k->hadamard(y + (size_t)h * dim, dim);
         }
         if (blocks) e->k->quant(y, width, (pr_qblock *)(void *)out + (size_t)kv_head * width / PR_BLOCK);
     }

@@ -51,14 +51,24 @@ static void rope(const pr_exec *e, const pr__instr *in, uint32_t row) {
         e->k->rope(y + (size_t)h * in->attr->head_dim, table, in->attr->n_rot, in->attr->neox);
 }
 
-static void kv_write(const pr_exec *e, const pr__instr *in, uint32_t row) {
+/* A key or value as its form wants it: itself, or rotated in scratch. */
+static const float *kv_row(const pr_exec *e, pr_kv_form form, const float *x, uint32_t dim, int thread) {
+    float *rotated = (float *)(void *)pr__scratch(e, thread);
+    if (!pr_kv_rotated(form)) return x;
+    memcpy(rotated, x, dim * sizeof *x);
+    e->k->hadamard(rotated, dim);
+    return rotated;
+}
+
+static void kv_write(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
     const pr_exec_run *run = e->run_of[row];
+    const pr_kv_shape *shape = pr_kv_seq_shape(run->seq);
     uint32_t pos = e->positions[row], dim = in->attr->head_dim;
     const float *k = pr__row(&in->in[0], row), *v = pr__row(&in->in[1], row);
-    pr__kv_store *store = pr__kv_store_of(e->k, pr_kv_seq_form(run->seq));
-    for (uint32_t h = 0; h < in->attr->n_kv_heads; h++) {
-        void *tile = pr_kv_tile(run->seq, pos, in->attr->layer, h);
-        store(tile, dim, pos % PR_KV_TOKENS, k + h * dim, v + h * dim);
+    for (uint32_t h = 0; h < in->attr->n_kv_heads; h++, k += dim, v += dim) {
+        pr_kv_tile tile = pr_kv_tile_at(run->seq, pos, in->attr->layer, h);
+        e->k->kv_store_k[shape->k_form](tile.k, dim, pos % PR_KV_TOKENS, kv_row(e, shape->k_form, k, dim, thread));
+        e->k->kv_store_v[shape->v_form](tile.v, dim, pos % PR_KV_TOKENS, kv_row(e, shape->v_form, v, dim, thread));
     }
 }
 
@@ -74,7 +84,7 @@ static void one_row(const pr_exec *e, const pr__instr *in, uint32_t row, int thr
     case PR_OP_ROPE_TABLE: rope_table(e, in, row); return;
     case PR_OP_NORM: norm(e, in, row, thread); return;
     case PR_OP_ROPE: rope(e, in, row); return;
-    case PR_OP_KV_WRITE: kv_write(e, in, row); return;
+    case PR_OP_KV_WRITE: kv_write(e, in, row, thread); return;
     case PR_OP_GATE: gate(e, in, row, thread); return;
     case PR_OP_DIV: divide(in, row); return;
     case PR_OP_ADD:

@@ -1,6 +1,6 @@
 /*
- * What every instruction set shares: the exponential by its definition, the
- * sizes of KV pages, and f32 pages, which are only copied.
+ * What every instruction set shares: the exponential by its definition and the
+ * sizes of KV pages.
  */
 #include "kernels/kernels.h"
 
@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "kernels/exp.h"
+#include "kernels/kv_q4.h"
 
 float pr_expf(float x) {
     if (!(x >= pr__exp_lo)) {
@@ -32,31 +33,13 @@ float pr_expf(float x) {
     return p;
 }
 
-size_t pr_kv_tile_bytes(pr_kv_form form, uint32_t head_dim) {
-    size_t numbers = 2 * (size_t)PR_KV_TOKENS * head_dim;
+size_t pr_kv_part_bytes(pr_kv_form form, uint32_t head_dim) {
+    size_t numbers = (size_t)PR_KV_TOKENS * head_dim;
     switch (form) {
     case PR_KV_FORM_F16: return numbers * sizeof(uint16_t);
-    case PR_KV_FORM_Q8: return numbers + 2 * PR_KV_TOKENS * sizeof(uint16_t);
+    case PR_KV_FORM_Q8: return numbers + PR_KV_TOKENS * sizeof(uint16_t);
+    case PR_KV_FORM_Q4: return PR_KV_TOKENS * (pr__q4_pairs(head_dim) + pr__q4_groups(head_dim) * sizeof(uint16_t));
     case PR_KV_FORM_F32: return numbers * sizeof(float);
     }
     return 0;
-}
-
-void pr_kv_store_f32(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v) {
-    float *kt = tile, *vt = kt + (size_t)head_dim * PR_KV_TOKENS;
-    for (size_t d = 0; d < head_dim; d++) kt[d * PR_KV_TOKENS + j] = k[d];
-    memcpy(vt + (size_t)j * head_dim, v, head_dim * sizeof *v);
-}
-
-void pr_kv_load_f32(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v) {
-    const float *kt = tile, *vt = kt + (size_t)head_dim * PR_KV_TOKENS;
-    size_t v_dim = (head_dim + 15) / 16 * 16;
-    for (size_t d = 0; d < head_dim; d++) {
-        memcpy(k + d * PR_KV_TOKENS, kt + d * PR_KV_TOKENS, n * sizeof *k);
-        memset(k + d * PR_KV_TOKENS + n, 0, (PR_KV_TOKENS - n) * sizeof *k);
-    }
-    for (size_t j = 0; j < n; j++) {
-        memcpy(v + j * v_dim, vt + j * head_dim, head_dim * sizeof *v);
-        memset(v + j * v_dim + head_dim, 0, (v_dim - head_dim) * sizeof *v);
-    }
 }

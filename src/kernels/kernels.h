@@ -75,18 +75,37 @@ typedef void pr_mm_fn(const pr_mm_args *args);
 /* Tokens in a KV page, which is the tile of streaming attention. */
 enum { PR_KV_TOKENS = 32 };
 
-/* How keys and values stand in a KV page. F32 serves the exact path. */
-typedef enum pr_kv_form { PR_KV_FORM_F16, PR_KV_FORM_Q8, PR_KV_FORM_F32 } pr_kv_form;
+/* How keys or values stand in a KV page. F32 serves the exact path. */
+typedef enum pr_kv_form { PR_KV_FORM_F16, PR_KV_FORM_Q8, PR_KV_FORM_Q4, PR_KV_FORM_F32 } pr_kv_form;
+enum { PR_KV_FORM_COUNT = 4 };
 
 /*
- * One KV page of one layer and one KV head:
- *   f16:  f16 k[head_dim][32]; f16 v[32][head_dim]                        (k is transposed: a lane is a token)
- *   f32:  float k[head_dim][32]; float v[32][head_dim]
- *   q8:   f16 kd[32]; f16 vd[32]; int8 k[head_dim][32]; int8 v[32][head_dim]   (scale per token)
+ * One KV page of one layer and one KV head is two parts, keys and values, each in a form of its own. Keys are transposed
+ * (a lane is a token), values are not (a lane is a dimension):
+ *   f16:  f16 k[head_dim][32]                         f16 v[32][head_dim]
+ *   f32:  float k[head_dim][32]                       float v[32][head_dim]
+ *   q8:   f16 d[32]; int8 k[head_dim][32]             f16 d[32]; int8 v[32][head_dim]             (a scale a token)
+ *   q4:   f16 d[groups][32]; u8 k[pairs][32]          f16 d[32][groups]; u8 v[32][pairs]          (one for 32 numbers)
+ * with groups = head_dim / 32 and pairs = head_dim / 2, both rounded up. A byte of q4 is numbers 2i (low nibble) and
+ * 2i + 1 of one token, so tokens that different threads write share no byte.
+ *
  * q8 numbers: d = max|x| / 127 as f16 (at most 65504), q = round to nearest even of x * (1/d) within +-127, 0 when d is
  * 0; NaN counts as 0, infinities as +-FLT_MAX. A decoded number is (float)q * d.
+ * q4 numbers: the q8 numbers of each group of 32 are replaced by 16 levels, in the one of 8 stretches that loses least
+ * (kernels/kv_q4.h). A decoded number is (float)level[nibble] * d.
  */
-size_t pr_kv_tile_bytes(pr_kv_form form, uint32_t head_dim);
+size_t pr_kv_part_bytes(pr_kv_form form, uint32_t head_dim);
+
+/* Keys and values of few bits are stored rotated (hadamard below): no channel is then much larger than the others, which
+ * is what costs most of the accuracy (docs/BENCHMARKS.md has the figures). Queries that meet rotated keys must be rotated
+ * too, and a sum of rotated values is rotated back; the kernels that store and load know nothing of it. */
+static inline bool pr_kv_rotated(pr_kv_form form) { return form == PR_KV_FORM_Q8 || form == PR_KV_FORM_Q4; }
+
+/* Store one token's key or value, floats [head_dim], at slot j of a part. */
+typedef void pr_kv_store_fn(void *part, uint32_t head_dim, uint32_t j, const float *x);
+/* Decode slots 0..n-1 of a part: keys to [head_dim][32] (other slots zero), values to [n][head_dim rounded up to 16]
+ * (padding zero). */
+typedef void pr_kv_load_fn(const void *part, uint32_t head_dim, uint32_t n, float *out);
 
 /*
  * Streaming (online-softmax) attention state of one query head, and its update
@@ -131,20 +150,18 @@ typedef struct pr_kernels {
     /* In place: softmax of x[n]: max, exp(x - max), times 1 / sum16. NaN never is the maximum and counts as exp = 0. */
     void (*softmax)(float *x, uint32_t n);
 
-    /* Store one token's key and value (floats [head_dim]) at slot j of a tile. */
-    void (*kv_store_f16)(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-    void (*kv_store_q8)(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-    /* Decode slots 0..n-1 of a tile: k[head_dim][32] floats (other slots zero), v[n][head_dim rounded up to 16] (padding zero). */
-    void (*kv_load_f16)(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-    void (*kv_load_q8)(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+    /* In place: the Walsh-Hadamard transform of x[n], normalized, so that it is its own inverse and changes no scalar
+     * product. n is cut into powers of two, the largest first (80 = 64 + 16). In each: for h = 1, 2, 4, ... the pairs
+     * (a, b) that are h apart become a + b, a - b; then all are multiplied by 1 / sqrt(size). Any n. */
+    void (*hadamard)(float *x, uint32_t n);
+
+    /* By pr_kv_form. */
+    pr_kv_store_fn *kv_store_k[PR_KV_FORM_COUNT], *kv_store_v[PR_KV_FORM_COUNT];
+    pr_kv_load_fn *kv_load_k[PR_KV_FORM_COUNT], *kv_load_v[PR_KV_FORM_COUNT];
     /* The update above for n_q queries, q[i] being [head_dim], all against one decoded tile; each has its own lo[i] < hi[i]. */
     void (*attend)(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                    uint32_t head_dim, const float *k, const float *v);
 } pr_kernels;
-
-/* Store and load of f32 tiles, as kv_store_* and kv_load_* above: copying, the same for every ISA. */
-void pr_kv_store_f32(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-void pr_kv_load_f32(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
 
 /* The best table whose ISA is in both mask (0: anything) and this CPU. Immutable, static. */
 const pr_kernels *pr_kernels_get(uint32_t mask);

@@ -19,7 +19,7 @@
 
 struct pr_kv_pool {
     pr_kv_shape shape;
-    size_t tile_bytes, page_bytes;
+    size_t k_bytes, tile_bytes, page_bytes; /* of one layer and head: keys, both */
     uint8_t *base;
     uint32_t n_pages, n_used;
     uint32_t *ref;  /* [n_pages] */
@@ -27,9 +27,12 @@ struct pr_kv_pool {
     uint8_t *level; /* [n_pages] lowest level written */
 };
 
+static size_t tile_bytes(const pr_kv_shape *shape) {
+    return pr_kv_part_bytes(shape->k_form, shape->head_dim) + pr_kv_part_bytes(shape->v_form, shape->head_dim);
+}
+
 size_t pr_kv_page_bytes(const pr_kv_shape *shape) {
-    size_t tiles = (size_t)shape->n_layers * shape->n_kv_heads;
-    return pr_align_up(tiles * pr_kv_tile_bytes(shape->form, shape->head_dim), 4096);
+    return pr_align_up((size_t)shape->n_layers * shape->n_kv_heads * tile_bytes(shape), 4096);
 }
 
 pr_status pr_kv_pool_open(const pr_kv_shape *shape, size_t bytes_max, pr_kv_pool **out, pr_err *err) {
@@ -37,7 +40,8 @@ pr_status pr_kv_pool_open(const pr_kv_shape *shape, size_t bytes_max, pr_kv_pool
     pr_kv_pool *pool = pr_calloc(PR_TAG_KV, 1, sizeof *pool);
     if (!pool) return pr_fail_nomem(err, "KV pool", sizeof *pool);
     pool->shape = *shape;
-    pool->tile_bytes = pr_kv_tile_bytes(shape->form, shape->head_dim);
+    pool->k_bytes = pr_kv_part_bytes(shape->k_form, shape->head_dim);
+    pool->tile_bytes = tile_bytes(shape);
     pool->page_bytes = pr_kv_page_bytes(shape);
     size_t n = bytes_max / pool->page_bytes;
     pool->n_pages = n < 1 ? 1 : n > UINT32_MAX / 2 ? UINT32_MAX / 2 : (uint32_t)n;
@@ -172,10 +176,11 @@ uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens) {
     return level;
 }
 
-pr_kv_form pr_kv_seq_form(const pr_kv_seq *seq) { return seq->pool->shape.form; }
+const pr_kv_shape *pr_kv_seq_shape(const pr_kv_seq *seq) { return &seq->pool->shape; }
 
-void *pr_kv_tile(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head) {
+pr_kv_tile pr_kv_tile_at(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head) {
     const pr_kv_pool *pool = seq->pool;
     size_t tile = (size_t)layer * pool->shape.n_kv_heads + kv_head;
-    return page_data(pool, seq->pages[pos / PR_KV_TOKENS]) + tile * pool->tile_bytes;
+    uint8_t *k = page_data(pool, seq->pages[pos / PR_KV_TOKENS]) + tile * pool->tile_bytes;
+    return (pr_kv_tile){k, k + pool->k_bytes};
 }

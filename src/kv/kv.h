@@ -2,7 +2,7 @@
  * KV pages: the memory of sessions.
  *
  * A page holds the keys and values of 32 consecutive tokens for every layer
- * and KV head (tile layout: kernels/kernels.h). A sequence is a table of
+ * and KV head, each in a form of its own (layout: kernels/kernels.h). A sequence is a table of
  * pages; forks share pages by reference count and a writer copies a shared
  * page first. The pool reserves address space for its bound once and hands
  * out page slots in it, so taking a page never calls the system allocator.
@@ -21,7 +21,7 @@
 
 typedef struct pr_kv_shape {
     uint32_t n_layers, n_kv_heads, head_dim;
-    pr_kv_form form;
+    pr_kv_form k_form, v_form;
 } pr_kv_shape;
 
 typedef struct pr_kv_pool pr_kv_pool;
@@ -64,9 +64,12 @@ void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst);
 /* The lowest level that made any of the first n_tokens; 255 for none. */
 uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens);
 
-pr_kv_form pr_kv_seq_form(const pr_kv_seq *seq);
+const pr_kv_shape *pr_kv_seq_shape(const pr_kv_seq *seq);
 
-/* The tile of one layer and head in the page that holds position pos. */
-void *pr_kv_tile(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head);
+/* Keys and values of one layer and head in the page that holds position pos. */
+typedef struct pr_kv_tile {
+    void *k, *v;
+} pr_kv_tile;
+pr_kv_tile pr_kv_tile_at(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t kv_head);
 
 #endif

@@ -71,51 +71,66 @@ void check_attend(const pr_kernels *ref, const pr_kernels *k) {
     check_end();
 }
 
-/* ---- timing: a context of 2048 tokens in f16 pages ---- */
+/* ---- timing: contexts in pages of each form ---- */
 
-enum { DIM = 64, TILES = 64 };
+enum { DIM = 64, TILES_MAX = 256 };
 
 typedef struct bench_ctx {
     queries s;
-    uint8_t *tiles;
+    pr_kv_form form;
+    uint32_t n_tiles;
+    uint8_t *keys, *values; /* [n_tiles] parts */
     float *k, *v;
 } bench_ctx;
 
 static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
-    (void)part;
     bench_ctx *b = ctx;
+    size_t bytes = pr_kv_part_bytes(b->form, DIM);
     for (uint32_t i = 0; i < b->s.n; i++) {
         b->s.got[i].m = -INFINITY;
         b->s.got[i].l = 0;
     }
-    for (int i = 0; i < TILES; i++) {
-        k->kv_load_f16(b->tiles + (size_t)i * pr_kv_tile_bytes(PR_KV_FORM_F16, DIM), DIM, PR_KV_TOKENS, b->k, b->v);
+    for (uint32_t i = 0; i < b->n_tiles / part; i++) {
+        k->kv_load_k[b->form](b->keys + i * bytes, DIM, PR_KV_TOKENS, b->k);
+        k->kv_load_v[b->form](b->values + i * bytes, DIM, PR_KV_TOKENS, b->v);
         k->attend(b->s.q, b->s.got, b->s.lo, b->s.hi, b->s.n, DIM, b->k, b->v);
     }
 }
 
+static void fill_pages(bench_ctx *b) {
+    const pr_kernels *k = pr_kernels_get(0);
+    size_t bytes = pr_kv_part_bytes(b->form, DIM);
+    random_floats(b->k, DIM, FLOATS_PLAIN);
+    random_floats(b->v, DIM, FLOATS_PLAIN);
+    for (uint32_t j = 0; j < b->n_tiles * PR_KV_TOKENS; j++) {
+        k->kv_store_k[b->form](b->keys + j / PR_KV_TOKENS * bytes, DIM, j % PR_KV_TOKENS, b->k);
+        k->kv_store_v[b->form](b->values + j / PR_KV_TOKENS * bytes, DIM, j % PR_KV_TOKENS, b->v);
+    }
+}
+
+/* n_q queries share a page: those of one KV head, or a chunk of prefill. */
+static void bench_one(pr_kv_form form, const char *form_name, uint32_t n_tokens, uint32_t n_q) {
+    bench_ctx b = {.s = {.n = n_q, .dim = DIM}, .form = form, .n_tiles = n_tokens / PR_KV_TOKENS};
+    size_t bytes = pr_kv_part_bytes(form, DIM) * b.n_tiles;
+    char name[48];
+    make_states(&b.s);
+    memset(b.s.lo, 0, sizeof b.s.lo);
+    memset(b.s.hi, PR_KV_TOKENS, sizeof b.s.hi);
+    b.keys = guard_alloc(bytes);
+    b.values = guard_alloc(bytes);
+    b.k = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
+    b.v = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
+    fill_pages(&b);
+    snprintf(name, sizeof name, "attend_%s.%ux64.%u", form_name, n_tokens, n_q);
+    bench_case(name, run_attend, &b, n_q > 8 ? 8 : 1, 2.0 * (double)bytes, 2.0 * DIM * n_tokens * n_q);
+    guard_free_all();
+}
+
 void bench_attend(void) {
-    static const uint32_t counts[] = {1, 3, 4, 8,
-                                      64}; /* queries that share a tile: a head's group, or a prefill chunk */
-    const pr_kernels *ref = pr_kernels_of(0);
-    for (int c = 0; c < 5; c++) {
-        bench_ctx b = {.s = {.n = counts[c], .dim = DIM}};
-        size_t bytes = pr_kv_tile_bytes(PR_KV_FORM_F16, DIM);
-        make_states(&b.s);
-        memset(b.s.lo, 0, sizeof b.s.lo);
-        memset(b.s.hi, PR_KV_TOKENS, sizeof b.s.hi);
-        b.tiles = guard_alloc(TILES * bytes);
-        b.k = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
-        b.v = guard_alloc(DIM * PR_KV_TOKENS * sizeof(float));
-        random_floats(b.k, DIM, FLOATS_PLAIN);
-        random_floats(b.v, DIM, FLOATS_PLAIN);
-        for (uint32_t j = 0; j < TILES * PR_KV_TOKENS; j++) {
-            ref->kv_store_f16(b.tiles + j / PR_KV_TOKENS * bytes, DIM, j % PR_KV_TOKENS, b.k, b.v);
-        }
-        char name[48];
-        snprintf(name, sizeof name, "attend.2048x64.%u", counts[c]);
-        bench_case(name, run_attend, &b, 1, (double)TILES * (double)bytes,
-                   2.0 * DIM * TILES * PR_KV_TOKENS * counts[c]);
-        guard_free_all();
+    static const char *const names[] = {"f16", "q8", "q4"};
+    static const uint32_t counts[] = {1, 3, 4, 8, 64}, tokens[] = {2048, 4096, TILES_MAX * PR_KV_TOKENS};
+    for (int form = 0; form < 3; form++) {
+        for (int c = 0; c < 5; c++) bench_one((pr_kv_form)form, names[form], 2048, counts[c]);
+        for (int t = 1; t < 3; t++) bench_one((pr_kv_form)form, names[form], tokens[t], 3);
     }
 }

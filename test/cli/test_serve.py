@@ -383,6 +383,17 @@ ok("keys are not logged", secret not in open(s.log_path).read())
 r = s.begin("POST", TEXT, {"prompt": "Once upon a time", "max_tokens": 200, "stream": True})
 ok("Ctrl-C ends it as well", s.stop(2) == 0)
 
+# ---- keys and values of few bits ----
+s = Server("tiny", "--kv-cache-type", "q8,q4", "--response-cache-entries", "0", "--recent-cache", "0")
+story = dict(ask, prompt="Once upon a time there was a little girl who lived in a house near the big dark forest with her "
+             "dog and her cat, and every day they went out to play. One day", max_tokens=24)
+first, again = s.post(TEXT, story), s.post(TEXT, story)
+ok("8-bit keys, 4-bit values", s.ask("GET", Q + "cache")[2]["kv_type"] == "q8,q4" and first["choices"][0]["text"])
+ok("a prefix in them is used again, and nothing changes",
+   again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+   and again["choices"][0]["text"] == first["choices"][0]["text"], str(again))
+ok("stops", s.stop() == 0)
+
 # ---- a queue that is full ----
 s = Server("tiny", "--max-queue", "1", "--serial")
 results = []

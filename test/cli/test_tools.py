@@ -43,6 +43,9 @@ ok("show --json", a["fits"] is True and a["peak_bytes"] > a["weight_bytes"] > 0
    and a["context_fits"] >= a["context_max"], str(a))
 ok("fewer bytes by q8 and a short context", b["context_max"] == 64 and b["kv_type"] == "q8"
    and b["kv_bytes_per_token"] < a["kv_bytes_per_token"] and b["peak_bytes"] < a["peak_bytes"], str(b))
+c = precis("show", model, "--json", "--kv", "q8,q4", "--context", "64").json()
+ok("fewer still by values in 4 bits", c["kv_type"] == "q8,q4" and c["kv_bytes_max"] < b["kv_bytes_max"], str(c))
+fails("a type that there is not", precis("show", model, "--kv", "q8,q5"), 2, "q8,q5", "f16, q8 or q4")
 r = precis("show", model, "--graph")
 ok("show --graph", r.code == 0 and r.out.count("\n") > 20, str(r))
 r = precis("show", model, "--meta")

@@ -22,10 +22,12 @@ void pr__avx2_mul(const float *a, const float *b, uint32_t n, float *y);
 void pr__avx2_scale(const float *a, float s, uint32_t n, float *y);
 void pr__avx2_softmax(float *x, uint32_t n);
 
-void pr__avx2_kv_store_f16(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-void pr__avx2_kv_store_q8(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-void pr__avx2_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-void pr__avx2_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__avx2_hadamard(float *x, uint32_t n);
+
+pr_kv_store_fn pr__avx2_kv_store_k_f16, pr__avx2_kv_store_k_q8, pr__avx2_kv_store_k_q4;
+pr_kv_store_fn pr__avx2_kv_store_v_f16, pr__avx2_kv_store_v_q8, pr__avx2_kv_store_v_q4;
+pr_kv_load_fn pr__avx2_kv_load_k_f16, pr__avx2_kv_load_k_q8, pr__avx2_kv_load_k_q4;
+pr_kv_load_fn pr__avx2_kv_load_v_f16, pr__avx2_kv_load_v_q8, pr__avx2_kv_load_v_q4;
 void pr__avx2_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                      uint32_t head_dim, const float *k, const float *v);
 

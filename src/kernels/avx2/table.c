@@ -1,5 +1,6 @@
 /* The AVX2 table. */
 #include "kernels/avx2/avx2.h"
+#include "kernels/scalar/scalar.h"
 #include "kernels/tables.h"
 
 const pr_kernels pr__kernels_avx2 = {
@@ -25,9 +26,22 @@ const pr_kernels pr__kernels_avx2 = {
     .mul = pr__avx2_mul,
     .scale = pr__avx2_scale,
     .softmax = pr__avx2_softmax,
-    .kv_store_f16 = pr__avx2_kv_store_f16,
-    .kv_store_q8 = pr__avx2_kv_store_q8,
-    .kv_load_f16 = pr__avx2_kv_load_f16,
-    .kv_load_q8 = pr__avx2_kv_load_q8,
+    .hadamard = pr__avx2_hadamard,
+    .kv_store_k = {[PR_KV_FORM_F16] = pr__avx2_kv_store_k_f16,
+                   [PR_KV_FORM_Q8] = pr__avx2_kv_store_k_q8,
+                   [PR_KV_FORM_Q4] = pr__avx2_kv_store_k_q4,
+                   [PR_KV_FORM_F32] = pr__scalar_kv_store_k_f32},
+    .kv_store_v = {[PR_KV_FORM_F16] = pr__avx2_kv_store_v_f16,
+                   [PR_KV_FORM_Q8] = pr__avx2_kv_store_v_q8,
+                   [PR_KV_FORM_Q4] = pr__avx2_kv_store_v_q4,
+                   [PR_KV_FORM_F32] = pr__scalar_kv_store_v_f32},
+    .kv_load_k = {[PR_KV_FORM_F16] = pr__avx2_kv_load_k_f16,
+                  [PR_KV_FORM_Q8] = pr__avx2_kv_load_k_q8,
+                  [PR_KV_FORM_Q4] = pr__avx2_kv_load_k_q4,
+                  [PR_KV_FORM_F32] = pr__scalar_kv_load_k_f32},
+    .kv_load_v = {[PR_KV_FORM_F16] = pr__avx2_kv_load_v_f16,
+                  [PR_KV_FORM_Q8] = pr__avx2_kv_load_v_q8,
+                  [PR_KV_FORM_Q4] = pr__avx2_kv_load_v_q4,
+                  [PR_KV_FORM_F32] = pr__scalar_kv_load_v_f32},
     .attend = pr__avx2_attend,
 };

@@ -21,8 +21,8 @@ void pr__avx512_rmsnorm(const float *x, const float *w, uint32_t n, float eps, f
 void pr__avx512_silu_mul(const float *g, const float *u, uint32_t n, float *y);
 void pr__avx512_softmax(float *x, uint32_t n);
 
-void pr__avx512_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-void pr__avx512_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+pr_kv_load_fn pr__avx512_kv_load_k_f16, pr__avx512_kv_load_k_q8, pr__avx512_kv_load_k_q4;
+pr_kv_load_fn pr__avx512_kv_load_v_f16, pr__avx512_kv_load_v_q8, pr__avx512_kv_load_v_q4;
 void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                        uint32_t head_dim, const float *k, const float *v);
 

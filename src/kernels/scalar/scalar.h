@@ -26,10 +26,13 @@ void pr__scalar_mul(const float *a, const float *b, uint32_t n, float *y);
 void pr__scalar_scale(const float *a, float s, uint32_t n, float *y);
 void pr__scalar_softmax(float *x, uint32_t n);
 
-void pr__scalar_kv_store_f16(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-void pr__scalar_kv_store_q8(void *tile, uint32_t head_dim, uint32_t j, const float *k, const float *v);
-void pr__scalar_kv_load_f16(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
-void pr__scalar_kv_load_q8(const void *tile, uint32_t head_dim, uint32_t n, float *k, float *v);
+void pr__scalar_hadamard(float *x, uint32_t n);
+
+pr_kv_store_fn pr__scalar_kv_store_k_f16, pr__scalar_kv_store_k_q8, pr__scalar_kv_store_k_q4, pr__scalar_kv_store_k_f32;
+pr_kv_store_fn pr__scalar_kv_store_v_f16, pr__scalar_kv_store_v_q8, pr__scalar_kv_store_v_q4, pr__scalar_kv_store_v_f32;
+pr_kv_load_fn pr__scalar_kv_load_k_f16, pr__scalar_kv_load_k_q8, pr__scalar_kv_load_k_q4, pr__scalar_kv_load_k_f32;
+pr_kv_load_fn pr__scalar_kv_load_v_f16, pr__scalar_kv_load_v_q8, pr__scalar_kv_load_v_q4, pr__scalar_kv_load_v_f32;
+
 void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                        uint32_t head_dim, const float *k, const float *v);
 
@@ -39,6 +42,14 @@ static inline float pr__mended(float x) {
         return 0.0f;
     }
     return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
+}
+
+/* The largest power of two within n > 0: the next block of a hadamard. */
+static inline uint32_t pr__hadamard_size(uint32_t n) {
+    while (n & (n - 1)) {
+        n &= n - 1;
+    }
+    return n;
 }
 
 /* The tree at the end of a sum16; destroys p. */

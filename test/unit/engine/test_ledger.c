@@ -58,9 +58,9 @@ static void the_same_numbers_three_times(void **state) {
     const pr_engine_opts opts[] = {
         {.n_threads = 1},
         {.n_threads = 3, .batch_max = 100, .logits_max = 7, .context_max = 64},
-        {.n_threads = 2, .exact = true, .kv_type = PR_KV_Q8, .kv_bytes_max = 100000},
+        {.n_threads = 2, .exact = true, .kv_type = {PR_KV_Q8, PR_KV_F16}, .kv_bytes_max = 100000},
         {.n_threads = 1, .exact = true, .passes_off = 255},
-        {.n_threads = 1, .kv_type = PR_KV_Q8, .passes_off = 32, .batch_max = 1},
+        {.n_threads = 1, .kv_type = {PR_KV_Q8, PR_KV_Q4}, .passes_off = 32, .batch_max = 1},
     };
     const llama_gguf models[] = {
         {.n_layers = 2, .type = PR_Q4_1, .tied = true},
@@ -93,10 +93,11 @@ static void the_same_numbers_three_times(void **state) {
 static void kv_pages_as_promised(void **state) {
     (void)state;
     static const int32_t tokens[256];
-    const pr_kv_type types[] = {PR_KV_F16, PR_KV_Q8};
-    size_t per_token[2];
-    const char *path = rig_model(&(llama_gguf){.n_layers = 2, .head_dim = 32}, "m.gguf");
-    for (size_t t = 0; t < 2; t++) {
+    const pr_kv_types types[] = {
+        {PR_KV_F16, PR_KV_F16}, {PR_KV_Q8, PR_KV_Q8}, {PR_KV_Q8, PR_KV_Q4}, {PR_KV_Q4, PR_KV_Q4}};
+    size_t per_token[4];
+    const char *path = rig_model(&(llama_gguf){.n_layers = 6, .head_dim = 32}, "m.gguf");
+    for (size_t t = 0; t < 4; t++) {
         pr_engine_info info;
         pr_engine *e = rig_open(path, &(pr_engine_opts){.n_threads = 1, .context_max = 200, .kv_type = types[t]});
         pr_engine_describe(e, &info);
@@ -113,8 +114,9 @@ static void kv_pages_as_promised(void **state) {
         pr_engine_close(e);
         assert_int_equal(pr_mem_bytes(PR_TAG_KV), 0);
     }
-    assert_int_equal(per_token[0], 2 * 2 * 2 * 32 * 2); /* K and V, 2 layers, 2 heads of 32 numbers of 2 bytes */
-    assert_true(per_token[1] < per_token[0]);           /* pages are whole pages of the system, too */
+    /* K and V, 6 layers, 2 heads of 32 numbers; pages are whole pages of the system, 128 bytes a token. */
+    const size_t bytes[] = {2 * 6 * 2 * 64, 2 * 6 * 2 * 34, 6 * 2 * (34 + 18), 2 * 6 * 2 * 18};
+    for (size_t t = 0; t < 4; t++) assert_int_equal(per_token[t], pr_align_up(bytes[t], 128));
 }
 
 static void parameters_and_bytes_read(void **state) {

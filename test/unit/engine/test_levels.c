@@ -346,6 +346,20 @@ static void test_speculation_is_exact(void **state) {
     pr_engine_close(e);
 }
 
+/* Drafts are rolled back by truncation, also when two numbers share a byte. */
+static void test_speculation_over_narrow_pages(void **state) {
+    (void)state;
+    static const pr_kv_types types[] = {{PR_KV_Q4, PR_KV_Q4}, {PR_KV_Q8, PR_KV_Q4}};
+    const pr_sample_params greedy = {0};
+    for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+        const pr_engine_opts opts = {
+            .n_threads = 2, .level_given = true, .level = PR_LEVEL_FP16, .kv_bytes_max = 4 << 20, .kv_type = types[t]};
+        pr_engine *e = rig_open(path_wide(), &opts);
+        for (int k = 1; k <= 7; k += 3) assert_same_answer(e, &greedy, k, 60, NULL);
+        pr_engine_close(e);
+    }
+}
+
 /* The first token of many seeds follows the model's distribution with speculation as without: they are equal, so counting
  * both and comparing with the softmax is one test. Chi-square over the likeliest tokens, 99.99%. */
 static void test_speculation_keeps_the_distribution(void **state) {
@@ -400,6 +414,7 @@ int main(void) {
         cmocka_unit_test(test_a_thousand_moves),
         cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_speculation_is_exact),
+        cmocka_unit_test(test_speculation_over_narrow_pages),
         cmocka_unit_test(test_speculation_keeps_the_distribution),
         cmocka_unit_test(test_speculation_leaves_no_mark),
     };

@@ -30,21 +30,34 @@ typedef struct stream {
 typedef struct variant {
     const char *name;
     llama_gguf model;
-    pr_kv_type kv;
+    pr_kv_types kv;
     bool exact;
 } variant;
 
 /* Nothing here is a multiple of what kernels like, in one model or another. */
+#define KV(k, v)                                                                                                       \
+    { PR_KV_##k, PR_KV_##v }
 static const variant variants[] = {
-    {"f32, odd sizes", {.n_ff = 92, .n_vocab = 301, .head_dim = 18}, PR_KV_F16, false},
-    {"f16 with biases", {.type = PR_F16, .bias = true, .ff_bias = true}, PR_KV_F16, false},
-    {"bf16, tied, 8-bit KV", {.type = PR_BF16, .tied = true, .n_kv_heads = 4}, PR_KV_Q8, false},
-    {"q8_0, window", {.type = PR_Q8_0, .window = 37, .n_vocab = 311}, PR_KV_F16, false},
-    {"q8_0, one KV head, 8-bit KV", {.type = PR_Q8_0, .n_heads = 8, .n_kv_heads = 1, .tied = true}, PR_KV_Q8, false},
-    {"q4_1, v in q8_0", {.type = PR_Q4_1, .other = "attn_v", .other_type = PR_Q8_0, .rope_divisors = true}, 0, false},
-    {"q4_0, v and down in f16", {.type = PR_Q4_0, .other = "n_", .other_type = PR_F16, .bias = true}, 0, false},
-    {"q4_1, exact", {.type = PR_Q4_1, .bias = true}, PR_KV_F16, true},
-    {"q8_0, exact, 8-bit KV", {.type = PR_Q8_0, .n_ff = 100}, PR_KV_Q8, true},
+    {"f32, odd sizes", {.n_ff = 92, .n_vocab = 301, .head_dim = 18}, KV(F16, F16), false},
+    {"f16 with biases", {.type = PR_F16, .bias = true, .ff_bias = true}, KV(F16, F16), false},
+    {"bf16, tied, 8-bit KV", {.type = PR_BF16, .tied = true, .n_kv_heads = 4}, KV(Q8, Q8), false},
+    {"q8_0, window", {.type = PR_Q8_0, .window = 37, .n_vocab = 311}, KV(F16, F16), false},
+    {"q8_0, one KV head, 8- and 4-bit KV",
+     {.type = PR_Q8_0, .n_heads = 8, .n_kv_heads = 1, .tied = true},
+     KV(Q8, Q4),
+     false},
+    {"q4_1, v in q8_0",
+     {.type = PR_Q4_1, .other = "attn_v", .other_type = PR_Q8_0, .rope_divisors = true},
+     KV(F16, F16),
+     false},
+    {"q4_0, v and down in f16, 4-bit KV",
+     {.type = PR_Q4_0, .other = "n_", .other_type = PR_F16, .bias = true},
+     KV(Q4, Q4),
+     false},
+    {"q4_1, exact", {.type = PR_Q4_1, .bias = true}, KV(F16, F16), true},
+    {"q8_0, exact, 8-bit KV", {.type = PR_Q8_0, .n_ff = 100}, KV(Q8, Q8), true},
+    {"f32, odd sizes, 4-bit KV", {.n_ff = 92, .n_vocab = 301, .head_dim = 18}, KV(Q4, Q4), false},
+    {"q4_1, exact, 4-bit keys", {.type = PR_Q4_1, .head_dim = 34}, KV(Q4, F16), true},
 };
 enum { N_VARIANTS = sizeof variants / sizeof *variants };
 
@@ -264,14 +277,17 @@ static void any_instruction_set(void **state) {
 static void long_contexts(void **state) {
     (void)state;
     static const variant longer[] = {
-        {"long", {.dim = 32, .n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .n_ff = 32, .type = PR_Q8_0}, 0, false},
+        {"long",
+         {.dim = 32, .n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .n_ff = 32, .type = PR_Q8_0},
+         KV(F16, F16),
+         false},
         {"long, window 40",
          {.dim = 32, .n_layers = 1, .n_heads = 2, .n_kv_heads = 2, .n_ff = 32, .window = 40},
-         0,
+         KV(F16, F16),
          false},
         {"long, window 600",
          {.dim = 32, .n_layers = 1, .n_heads = 2, .n_kv_heads = 1, .n_ff = 32, .window = 600},
-         PR_KV_Q8,
+         KV(Q4, Q8),
          false},
     };
     for (size_t v = 0; v < sizeof longer / sizeof *longer; v++) {

@@ -109,7 +109,7 @@ static void steps_to_the_brim(void **state) {
 /* More sessions than pages: refused whole, and what fits still works. */
 static void a_pool_that_is_full(void **state) {
     (void)state;
-    const pr_kv_shape shape = {1, 2, 16, PR_KV_FORM_F16};
+    const pr_kv_shape shape = {1, 2, 16, PR_KV_FORM_F16, PR_KV_FORM_F16};
     const pr_engine_opts opts = {
         .n_threads = 1, .context_max = CONTEXT, .batch_max = 200, .kv_bytes_max = 3 * pr_kv_page_bytes(&shape)};
     fixture f = {.engine = rig_open(rig_model(&(llama_gguf){.n_layers = 1}, "m.gguf"), &opts)};
@@ -135,7 +135,7 @@ static void a_pool_that_is_full(void **state) {
 /* kv_bytes_max is a bound, however small. */
 static void the_kv_bound(void **state) {
     (void)state;
-    const pr_kv_shape shape = {1, 2, 16, PR_KV_FORM_F16};
+    const pr_kv_shape shape = {1, 2, 16, PR_KV_FORM_F16, PR_KV_FORM_F16};
     const size_t page = pr_kv_page_bytes(&shape);
     const struct {
         size_t asked, given;

@@ -151,6 +151,8 @@ static void good_values(void **state) {
                                           {"memory", "1GiB", "1073741824"},
                                           {"max-model-cache-mb", "0", "0"},
                                           {"kv-cache-type", "q8", "q8"},
+                                          {"kv-cache-type", "q4,q4", "q4"},
+                                          {"kv-cache-type", "q8,q4", "q8,q4"},
                                           {"origins", "https://a.b,https://c", "https://a.b,https://c"},
                                           {"host", "::", "::"}};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
@@ -190,6 +192,9 @@ static void bad_values(void **state) {
                                          {"memory", "-1"},
                                          {"host", ""},
                                          {"kv-cache-type", "f32"},
+                                         {"kv-cache-type", "q8,"},
+                                         {"kv-cache-type", "q8,q4,q4"},
+                                         {"kv-cache-type", "q8 ,q4"},
                                          {"context-length", "15"},
                                          {"num-parallel", "0"},
                                          {"num-parallel", "1025"}};

@@ -51,7 +51,7 @@ static void runner_open(runner *r, const char *path, uint32_t passes_off, bool e
     else must(pr_weights_load(&r->w, &r->g, r->file, r->team, NULL, NULL, &err), &err);
     const pr_exec_opts opts = {pr_kernels_get(0), THREADS, ROWS, OUTS, 64, exact};
     must(pr_exec_open(&r->g, &r->plan, &r->w, &opts, &r->exec, &err), &err);
-    const pr_kv_shape shape = {r->desc.n_layers, r->desc.n_kv_heads, r->desc.head_dim, PR_KV_FORM_F32};
+    const pr_kv_shape shape = {r->desc.n_layers, r->desc.n_kv_heads, r->desc.head_dim, PR_KV_FORM_F32, PR_KV_FORM_F32};
     must(pr_kv_pool_open(&shape, 4 * pr_kv_page_bytes(&shape), &r->pool, &err), &err);
     must(pr_kv_seq_init(&r->seq, r->pool, 64, &err), &err);
 }

@@ -14,6 +14,8 @@
 
 #include <cmocka.h>
 
+#include "kernels/kv_q4.h"
+
 static const pr_kernels *k;
 
 static uint32_t seed = 777;
@@ -223,39 +225,32 @@ static void test_elements(void **state) {
 /* Attention over 70 tokens in 3 pages with a window, against softmax(q K) V in double. */
 enum { DIM = 24, CONTEXT = 70, PAGES = 3, V_DIM = 32 };
 
-static void store(pr_kv_form form, void *tile, uint32_t j, const float *key, const float *value) {
-    switch (form) {
-    case PR_KV_FORM_F16: k->kv_store_f16(tile, DIM, j, key, value); break;
-    case PR_KV_FORM_Q8: k->kv_store_q8(tile, DIM, j, key, value); break;
-    case PR_KV_FORM_F32: pr_kv_store_f32(tile, DIM, j, key, value); break;
-    }
-}
-
-static void load(pr_kv_form form, const void *tile, uint32_t n, float *keys, float *values) {
-    switch (form) {
-    case PR_KV_FORM_F16: k->kv_load_f16(tile, DIM, n, keys, values); break;
-    case PR_KV_FORM_Q8: k->kv_load_q8(tile, DIM, n, keys, values); break;
-    case PR_KV_FORM_F32: pr_kv_load_f32(tile, DIM, n, keys, values); break;
-    }
-}
-
-static void check_attention(pr_kv_form form, double tolerance) {
+/* Keys and queries are rotated, which must change nothing but the rounding. */
+static void check_attention(pr_kv_form k_form, pr_kv_form v_form, double tolerance) {
     static float keys[CONTEXT][DIM], values[CONTEXT][DIM], q[DIM], tk[DIM * 32], tv[32 * V_DIM];
-    static uint8_t pages[PAGES][DIM * 64 * 4];
+    static uint8_t pages[PAGES][2][DIM * 32 * 4];
+    float key[DIM], query[DIM];
     static _Alignas(64) float acc[V_DIM];
     const uint32_t first = 5; /* the window leaves these out */
-    assert_true(pr_kv_tile_bytes(form, DIM) <= sizeof pages[0]);
     fill(keys[0], (size_t)CONTEXT * DIM, 1.0f);
     fill(values[0], (size_t)CONTEXT * DIM, 1.0f);
     fill(q, DIM, 1.0f);
     memset(pages, 0xff, sizeof pages); /* NaN where nothing was stored */
     memset(acc, 0, sizeof acc);
-    for (uint32_t j = 0; j < CONTEXT; j++) store(form, pages[j / 32], j % 32, keys[j], values[j]);
-    const float *queries[1] = {q};
+    for (uint32_t j = 0; j < CONTEXT; j++) {
+        memcpy(key, keys[j], sizeof key);
+        k->hadamard(key, DIM);
+        k->kv_store_k[k_form](pages[j / 32][0], DIM, j % 32, key);
+        k->kv_store_v[v_form](pages[j / 32][1], DIM, j % 32, values[j]);
+    }
+    memcpy(query, q, sizeof query);
+    k->hadamard(query, DIM);
+    const float *queries[1] = {query};
     pr_attn_state s = {.m = -INFINITY, .l = 0, .acc = acc};
     for (uint32_t p = 0; p < PAGES; p++) {
         uint8_t lo = p == 0 ? first : 0, hi = p == PAGES - 1 ? CONTEXT - 32 * (PAGES - 1) : 32;
-        load(form, pages[p], hi, tk, tv);
+        k->kv_load_k[k_form](pages[p][0], DIM, hi, tk);
+        k->kv_load_v[v_form](pages[p][1], DIM, hi, tv);
         for (int d = 0; d < DIM; d++)
             for (int j = hi; j < 32; j++) assert_true(tk[d * 32 + j] == 0.0f);
         for (int j = 0; j < hi; j++)
@@ -274,32 +269,86 @@ static void check_attention(pr_kv_form form, double tolerance) {
 
 static void test_attention(void **state) {
     (void)state;
-    check_attention(PR_KV_FORM_F32, 1e-6);
-    check_attention(PR_KV_FORM_F16, 3e-4);
-    check_attention(PR_KV_FORM_Q8, 5e-3);
+    check_attention(PR_KV_FORM_F32, PR_KV_FORM_F32, 1e-6);
+    check_attention(PR_KV_FORM_F16, PR_KV_FORM_F16, 3e-4);
+    check_attention(PR_KV_FORM_Q8, PR_KV_FORM_Q8, 5e-3);
+    check_attention(PR_KV_FORM_Q4, PR_KV_FORM_F32, 0.08);
+    check_attention(PR_KV_FORM_F32, PR_KV_FORM_Q4, 0.08);
 }
 
-static void test_tile_bytes(void **state) {
+static void test_part_bytes(void **state) {
     (void)state;
-    assert_int_equal(pr_kv_tile_bytes(PR_KV_FORM_F16, 64), 64 * 32 * 2 * 2);
-    assert_int_equal(pr_kv_tile_bytes(PR_KV_FORM_Q8, 64), 128 + 64 * 32 * 2);
-    assert_int_equal(pr_kv_tile_bytes(PR_KV_FORM_F32, 64), 64 * 32 * 2 * 4);
+    assert_int_equal(pr_kv_part_bytes(PR_KV_FORM_F16, 64), 64 * 32 * 2);
+    assert_int_equal(pr_kv_part_bytes(PR_KV_FORM_Q8, 64), 64 + 64 * 32);
+    assert_int_equal(pr_kv_part_bytes(PR_KV_FORM_Q4, 64), 2 * 64 + 32 * 32); /* 4.5 bits a number */
+    assert_int_equal(pr_kv_part_bytes(PR_KV_FORM_Q4, 33), 2 * 64 + 17 * 32);
+    assert_int_equal(pr_kv_part_bytes(PR_KV_FORM_F32, 64), 64 * 32 * 4);
 }
 
-/* What a q8 page keeps of numbers that are none. */
+/* What 8-bit pages keep of numbers that are none. */
 static void test_kv_broken(void **state) {
     (void)state;
-    static uint8_t tile[DIM * 64 + 128];
+    static uint8_t keys[DIM * 32 + 64], values[DIM * 32 + 64];
     static float tk[DIM * 32], tv[32 * V_DIM];
     float key[DIM] = {0}, value[DIM] = {0};
     key[0] = NAN;
     key[1] = 127.0f;
     value[2] = INFINITY;
     value[3] = 1.0f;
-    k->kv_store_q8(tile, DIM, 0, key, value);
-    k->kv_load_q8(tile, DIM, 1, tk, tv);
+    k->kv_store_k[PR_KV_FORM_Q8](keys, DIM, 0, key);
+    k->kv_store_v[PR_KV_FORM_Q8](values, DIM, 0, value);
+    k->kv_load_k[PR_KV_FORM_Q8](keys, DIM, 1, tk);
+    k->kv_load_v[PR_KV_FORM_Q8](values, DIM, 1, tv);
     assert_true(tk[0] == 0.0f && tk[32] == 127.0f && tk[64] == 0.0f);
     assert_true(tv[2] == 127.0f * 65504.0f && tv[3] == 0.0f);
+}
+
+/* The tables of stretches are what kv_q4.h says they are, and the 16 levels are used as well as it says. */
+static void test_q4_levels(void **state) {
+    (void)state;
+    enum { GROUPS = 2000 };
+    for (int s = 0; s < PR__Q4_STRETCHES; s++) {
+        for (int i = 0; i < PR__Q4_HALF; i++) {
+            int level = pr__q4_levels[PR__Q4_HALF + i];
+            assert_int_equal(pr__q4_levels[PR__Q4_HALF - 1 - i], -level);
+            assert_int_equal(pr__q4_stretched[s][i], (level * (40 + 3 * s) + 25) / 50);
+            if (i == PR__Q4_HALF - 1) continue;
+            int over = (pr__q4_stretched[s][i] + pr__q4_stretched[s][i + 1]) / 2;
+            assert_int_equal(pr__q4_over[s][i], over < 127 ? over : 127);
+        }
+    }
+    static float x[32], back[32];
+    static uint8_t part[32 * 32];
+    double error = 0, power = 0;
+    for (int g = 0; g < GROUPS; g++) {
+        for (int i = 0; i < 32; i++) { /* a sum of 12 is about normal */
+            x[i] = 0;
+            for (int n = 0; n < 12; n++) x[i] += next_float();
+        }
+        k->kv_store_v[PR_KV_FORM_Q4](part, 32, 0, x);
+        k->kv_load_v[PR_KV_FORM_Q4](part, 32, 1, back);
+        for (int i = 0; i < 32; i++) error += pow((double)(back[i] - x[i]), 2), power += pow((double)x[i], 2);
+    }
+    assert_near(0.0060, error / power, 0.0003);
+}
+
+/* Twice is nothing, lengths stay, and one number spreads evenly over its block. */
+static void test_hadamard(void **state) {
+    (void)state;
+    for (uint32_t n = 1; n <= 130; n++) {
+        float x[130], y[130];
+        double xx = 0, yy = 0;
+        fill(x, n, 1.0f);
+        memcpy(y, x, sizeof y);
+        k->hadamard(y, n);
+        for (uint32_t i = 0; i < n; i++) xx += pow((double)x[i], 2), yy += pow((double)y[i], 2);
+        assert_near(xx, yy, 1e-5 * xx);
+        k->hadamard(y, n);
+        for (uint32_t i = 0; i < n; i++) assert_near((double)x[i], (double)y[i], 1e-6);
+    }
+    float one[80] = {[3] = 8.0f, [70] = 4.0f};
+    k->hadamard(one, 80);
+    for (int i = 0; i < 80; i++) assert_near(1.0, fabs((double)one[i]), 0);
 }
 
 static int setup(void **state) {
@@ -313,7 +362,8 @@ int main(void) {
         cmocka_unit_test(test_dispatch),   cmocka_unit_test(test_exp),          cmocka_unit_test(test_matrix),
         cmocka_unit_test(test_quant),      cmocka_unit_test(test_quant_broken), cmocka_unit_test(test_rmsnorm),
         cmocka_unit_test(test_rope),       cmocka_unit_test(test_elements),     cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_tile_bytes), cmocka_unit_test(test_kv_broken),
+        cmocka_unit_test(test_part_bytes), cmocka_unit_test(test_kv_broken),    cmocka_unit_test(test_q4_levels),
+        cmocka_unit_test(test_hadamard),
     };
     return cmocka_run_group_tests(tests, setup, NULL);
 }

@@ -1,9 +1,10 @@
 /*
  * KV pages against a model of them.
  *
- * The model knows, for each sequence, the stamp that was written at every position, and for each page who shares it.
- * Random operations are done to both; then every stamp must be where it was written, whatever forks and truncations
- * happened in between, and pages in use, levels and the ledger must be what the model says, to the byte.
+ * The model knows, for each sequence, the stamp that was written at every position, and for each page who shares it. A
+ * stamp is a token's keys and values, stored by the kernels. Random operations are done to both; then every page must
+ * read as if only its own stamps had been stored, whatever forks and truncations happened in between and however many
+ * numbers share a byte, and pages in use, levels and the ledger must be what the model says, to the byte.
  */
 #include "kv/kv.h"
 
@@ -22,10 +23,17 @@ enum {
     POOL_PAGES = 17,
     LAYERS = 2,
     HEADS = 3,
-    DIM = 4
+    DIM = 35
 };
 
-static const pr_kv_shape shape = {LAYERS, HEADS, DIM, PR_KV_FORM_F16};
+static const pr_kv_shape shape = {LAYERS, HEADS, DIM, PR_KV_FORM_F16, PR_KV_FORM_F16};
+static const pr_kv_shape shapes[] = {{LAYERS, HEADS, DIM, PR_KV_FORM_F16, PR_KV_FORM_F16},
+                                     {LAYERS, HEADS, DIM, PR_KV_FORM_Q4, PR_KV_FORM_Q4},
+                                     {LAYERS, HEADS, DIM, PR_KV_FORM_Q8, PR_KV_FORM_Q4},
+                                     {LAYERS, HEADS, DIM, PR_KV_FORM_Q4, PR_KV_FORM_F32}};
+enum { N_SHAPES = sizeof shapes / sizeof *shapes };
+
+static const pr_kernels *kernels;
 
 typedef struct model_page {
     uint32_t n_refs;
@@ -42,6 +50,7 @@ typedef struct model_seq {
 
 typedef struct world {
     rig_rng rng;
+    const pr_kv_shape *shape;
     pr_kv_pool *pool;
     model_page pages[POOL_PAGES]; /* n_refs 0: free */
     uint32_t n_used;
@@ -101,31 +110,54 @@ static uint8_t model_level(const model_seq *s, uint32_t n_tokens) {
 
 /* ---- stamps ------------------------------------------------------------ */
 
+/* The keys (side 0) or values that a stamp is, in one tile. */
+static void stamp_row(uint32_t stamp, uint32_t tile, uint32_t side, float row[DIM]) {
+    uint32_t x = (stamp + 2 * tile + side) * 2654435761u;
+    for (int i = 0; i < DIM; i++, x = x * 1664525u + 1013904223u) row[i] = (float)(int32_t)x * 0x1p-31f;
+}
+
+static void store_stamp(const pr_kv_shape *of, pr_kv_tile tile, uint32_t slot, uint32_t stamp, uint32_t t) {
+    float row[DIM];
+    stamp_row(stamp, t, 0, row);
+    kernels->kv_store_k[of->k_form](tile.k, DIM, slot, row);
+    stamp_row(stamp, t, 1, row);
+    kernels->kv_store_v[of->v_form](tile.v, DIM, slot, row);
+}
+
 /* A stamp lies in every tile of its position's page. */
-static void *stamp_at(const pr_kv_seq *seq, uint32_t pos, uint32_t layer, uint32_t head) {
-    return (uint8_t *)pr_kv_tile(seq, pos, layer, head) + pos % 32 * 16;
-}
-
 static void write_stamp(const pr_kv_seq *seq, uint32_t pos, uint32_t stamp) {
-    for (uint32_t t = 0; t < LAYERS * HEADS; t++) {
-        uint32_t v = stamp + t;
-        memcpy(stamp_at(seq, pos, t / HEADS, t % HEADS), &v, sizeof v);
-    }
+    for (uint32_t t = 0; t < LAYERS * HEADS; t++)
+        store_stamp(pr_kv_seq_shape(seq), pr_kv_tile_at(seq, pos, t / HEADS, t % HEADS), pos % 32, stamp, t);
 }
 
-static void check_stamps(const model_seq *s) {
-    for (uint32_t pos = 0; pos < s->n_tokens; pos++) {
-        for (uint32_t t = 0; t < LAYERS * HEADS; t++) {
-            uint32_t v;
-            memcpy(&v, stamp_at(&s->seq, pos, t / HEADS, t % HEADS), sizeof v);
-            if (v != s->stamps[pos] + t)
-                fail_msg("position %u, tile %u: %u instead of %u", pos, t, v, s->stamps[pos] + t);
-        }
+/* What n tokens of a tile read as. */
+static void read_tile(const pr_kv_shape *of, pr_kv_tile tile, uint32_t n, float k[DIM * 32], float v[48 * 32]) {
+    kernels->kv_load_k[of->k_form](tile.k, DIM, n, k);
+    kernels->kv_load_v[of->v_form](tile.v, DIM, n, v);
+}
+
+static void check_tile(const model_seq *s, uint32_t first, uint32_t n, uint32_t t) {
+    static _Alignas(64) uint8_t part[2][DIM * 32 * 4];
+    static float want_k[DIM * 32], got_k[DIM * 32], want_v[48 * 32], got_v[48 * 32];
+    const pr_kv_shape *of = pr_kv_seq_shape(&s->seq);
+    pr_kv_tile alone = {part[0], part[1]};
+    for (uint32_t j = 0; j < n; j++) store_stamp(of, alone, j, s->stamps[first + j], t);
+    read_tile(of, alone, n, want_k, want_v);
+    read_tile(of, pr_kv_tile_at(&s->seq, first, t / HEADS, t % HEADS), n, got_k, got_v);
+    if (memcmp(want_k, got_k, sizeof want_k) || memcmp(want_v, got_v, sizeof(float) * 48 * n))
+        fail_msg("positions %u to %u, tile %u: not what was stored", first, first + n, t);
+}
+
+/* One tile of each page, another each time. */
+static void check_stamps(rig_rng *rng, const model_seq *s) {
+    for (uint32_t first = 0; first < s->n_tokens; first += 32) {
+        uint32_t n = s->n_tokens - first < 32 ? s->n_tokens - first : 32;
+        check_tile(s, first, n, rig_below(rng, LAYERS * HEADS));
     }
 }
 
 static void check_world(world *w, bool all_stamps) {
-    size_t bytes = w->pool_bytes + w->n_used * pr_kv_page_bytes(&shape);
+    size_t bytes = w->pool_bytes + w->n_used * pr_kv_page_bytes(w->shape);
     for (size_t i = 0; i < SEQS; i++) {
         const model_seq *s = &w->seqs[i];
         if (!s->open) continue;
@@ -134,7 +166,7 @@ static void check_world(world *w, bool all_stamps) {
         assert_int_equal(s->seq.n_pages, s->n_pages);
         uint32_t n = rig_below(&w->rng, s->n_tokens + 1);
         assert_int_equal(pr_kv_seq_level(&s->seq, n), model_level(s, n));
-        if (all_stamps) check_stamps(s);
+        if (all_stamps) check_stamps(&w->rng, s);
     }
     assert_int_equal(pr_kv_pool_pages_used(w->pool), w->n_used);
     assert_int_equal(pr_mem_bytes(PR_TAG_KV), bytes);
@@ -195,11 +227,11 @@ static void do_truncate(world *w, model_seq *s) {
 
 static void random_world(uint64_t seed, uint32_t *n_limits) {
     static world w;
-    w = (world){.rng = {seed}};
+    w = (world){.rng = {seed}, .shape = &shapes[seed % N_SHAPES]};
     pr_err err = {0};
     size_t held = pr_mem_bytes(PR_TAG_KV);
     assert_int_equal(held, 0);
-    if (pr_kv_pool_open(&shape, POOL_PAGES * pr_kv_page_bytes(&shape), &w.pool, &err)) fail_msg("%s", err.text);
+    if (pr_kv_pool_open(w.shape, POOL_PAGES * pr_kv_page_bytes(w.shape), &w.pool, &err)) fail_msg("%s", err.text);
     assert_int_equal(pr_kv_pool_pages(w.pool), POOL_PAGES);
     w.pool_bytes = pr_mem_bytes(PR_TAG_KV);
     for (int i = 0; i < 400; i++) {
@@ -211,7 +243,7 @@ static void random_world(uint64_t seed, uint32_t *n_limits) {
         else if (what < 13) do_close(&w, s);
         else if (other->open) do_close(&w, other);
         else do_fork(&w, s, other);
-        check_world(&w, i % 8 == 0);
+        check_world(&w, i % 20 == 0);
     }
     check_world(&w, true);
     for (size_t i = 0; i < SEQS; i++)
@@ -243,7 +275,7 @@ static void a_pool_has_the_pages_that_fit_and_at_least_one(void **state) {
     (void)state;
     size_t page = pr_kv_page_bytes(&shape);
     assert_int_equal(page % 4096, 0);
-    assert_true(page >= LAYERS * HEADS * pr_kv_tile_bytes(PR_KV_FORM_F16, DIM));
+    assert_true(page >= LAYERS * HEADS * 2 * pr_kv_part_bytes(PR_KV_FORM_F16, DIM));
     const struct {
         size_t bytes;
         uint32_t pages;
@@ -260,25 +292,31 @@ static void a_pool_has_the_pages_that_fit_and_at_least_one(void **state) {
 /* Every tile of every page has bytes of its own. */
 static void tiles_do_not_overlap(void **state) {
     (void)state;
-    const pr_kv_shape shapes[] = {{3, 2, 16, PR_KV_FORM_F16}, {2, 5, 24, PR_KV_FORM_Q8}, {1, 1, 1, PR_KV_FORM_F32}};
+    const pr_kv_shape odd[] = {{3, 2, 16, PR_KV_FORM_F16, PR_KV_FORM_F16},
+                               {2, 5, 24, PR_KV_FORM_Q8, PR_KV_FORM_Q8},
+                               {2, 3, 33, PR_KV_FORM_Q4, PR_KV_FORM_F32},
+                               {2, 2, 17, PR_KV_FORM_Q8, PR_KV_FORM_Q4},
+                               {1, 1, 1, PR_KV_FORM_F32, PR_KV_FORM_Q4}};
     pr_err err = {0};
-    for (size_t k = 0; k < sizeof shapes / sizeof *shapes; k++) {
-        const pr_kv_shape *of = &shapes[k];
-        size_t tile = pr_kv_tile_bytes(of->form, of->head_dim);
+    for (size_t k = 0; k < sizeof odd / sizeof *odd; k++) {
+        const pr_kv_shape *of = &odd[k];
+        const size_t bytes[2] = {pr_kv_part_bytes(of->k_form, of->head_dim),
+                                 pr_kv_part_bytes(of->v_form, of->head_dim)};
         pr_kv_pool *pool = open_pool(of, 3 * pr_kv_page_bytes(of));
         pr_kv_seq seq;
         assert_int_equal(pr_kv_seq_init(&seq, pool, 96, &err), PR_OK);
-        assert_int_equal(pr_kv_seq_form(&seq), of->form);
+        assert_memory_equal(pr_kv_seq_shape(&seq), of, sizeof *of);
         assert_int_equal(pr_kv_seq_reserve(&seq, 96, &err), PR_OK);
         for (int pass = 0; pass < 2; pass++) {
             uint8_t mark = 1;
             for (uint32_t p = 0; p < 3; p++) {
-                for (uint32_t t = 0; t < of->n_layers * of->n_kv_heads; t++, mark++) {
-                    uint8_t *at = pr_kv_tile(&seq, p * 32 + (uint32_t)pass * 31, t / of->n_kv_heads,
-                                             t % of->n_kv_heads);
+                for (uint32_t t = 0; t < 2 * of->n_layers * of->n_kv_heads; t++, mark++) {
+                    pr_kv_tile tile = pr_kv_tile_at(&seq, p * 32 + (uint32_t)pass * 31, t / 2 / of->n_kv_heads,
+                                                    t / 2 % of->n_kv_heads);
+                    uint8_t *at = t % 2 ? tile.v : tile.k;
                     assert_int_equal((uintptr_t)at % 32, 0);
-                    if (pass == 0) memset(at, mark, tile);
-                    for (size_t i = 0; i < tile; i++) assert_int_equal(at[i], mark);
+                    if (pass == 0) memset(at, mark, bytes[t % 2]);
+                    for (size_t i = 0; i < bytes[t % 2]; i++) assert_int_equal(at[i], mark);
                 }
             }
         }
@@ -386,6 +424,7 @@ static void the_largest_sequence(void **state) {
 }
 
 int main(void) {
+    kernels = pr_kernels_get(0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(as_the_model_says),     cmocka_unit_test(a_pool_has_the_pages_that_fit_and_at_least_one),
         cmocka_unit_test(tiles_do_not_overlap),  cmocka_unit_test(a_refused_reserve_changes_nothing),
