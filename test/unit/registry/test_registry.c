@@ -223,14 +223,15 @@ static void idle_ones_are_swept(void **state) {
     (void)state;
     counts c;
     pr_registry_opts o = options(&c, 1 << 30);
-    o.keep_alive_seconds = 0.05;
+    o.keep_alive_seconds = 0.2;
     pr_registry *r = open_with(&c, &o);
     pr_registry_release(take(r, "a.gguf"));
     pr_model *b = take(r, "b.gguf");
     pr_registry_release(take(r, "c.gguf"));
     assert_true(pr_registry_pin(r, "c.gguf", true));
+    pr_registry_release(take(r, "a.gguf")); /* loading the others took its time */
     assert_int_equal(pr_registry_sweep(r, false), 0);
-    nap(80);
+    nap(300);
     for (int i = 0; i < 10; i++) (void)resident(r, "a.gguf"); /* looking is no use */
     assert_int_equal(pr_registry_sweep(r, false), 1);
     assert_true(!resident(r, "a.gguf") && resident(r, "b.gguf") && resident(r, "c.gguf"));
