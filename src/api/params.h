@@ -45,7 +45,7 @@ typedef struct pr_params {
     uint32_t n;          /* answers to each prompt */
     bool logprobs;
     uint32_t top_logprobs;
-    pr_generate_opts generate; /* SPEC's defaults where nothing is said; points into this struct */
+    pr_generate_opts generate; /* the defaults of docs/API.md where nothing is said; points into this struct */
     bool seed_given;
     pr_priority priority;
     bool floor_given, force_given;
