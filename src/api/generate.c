@@ -19,7 +19,8 @@ static bool read_body(pr_api *api, pr_http_req *req, pr_ask ask, pr_params *para
     }
     if (ask == PR_ASK_QUERY) params->n = 1;
     if (api->models.find(api->models.arg, params->model, model)) return true;
-    pr_http_error(req, 404, "model_not_found", "model", 0, "there is no model \"%.100s\"", params->model);
+    pr_http_error(req, 404, "model_not_found", "model", 0, "there is no model \"%.100s\": /v1/models lists them",
+                  params->model);
     return false;
 }
 

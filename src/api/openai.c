@@ -42,7 +42,8 @@ void pr__model(pr_http_req *req, void *arg) {
     pr_str out = {0};
     const char *asked = pr_http_req_param(req);
     if (!api->models.find(api->models.arg, asked, name)) {
-        pr_http_error(req, 404, "model_not_found", "model", 0, "there is no model \"%.100s\"", asked);
+        pr_http_error(req, 404, "model_not_found", "model", 0, "there is no model \"%.100s\": /v1/models lists them",
+                      asked);
         return;
     }
     write_model(&out, api, name);

@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "cmd/bench.h"
+#include "cmd/companion.h"
 #include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/progress.h"
@@ -61,10 +62,10 @@ static pr_status open_model(bench *b) {
     if (status == PR_OK) status = pr__load_open_path(&load, b->job->path, &b->engine, &b->err);
     if (status != PR_OK) return status;
     pr_engine_elastic(b->engine, &e);
+    char advice[512];
     if (!e.elastic)
-        return pr_fail(&b->err, PR_ERR_UNSUPPORTED,
-                       "--speculate: %.200s has one precision only; `precis pack` makes an elastic model of it",
-                       b->job->path);
+        return pr_fail(&b->err, PR_ERR_UNSUPPORTED, "--speculate: %.200s has one precision only; %s", b->job->path,
+                       pr__companion_advice(b->job->path, advice, sizeof advice));
     b->answer = pr_calloc(PR_TAG_MISC, b->job->n_answer, sizeof *b->answer);
     b->with = pr_calloc(PR_TAG_MISC, 3 * (size_t)b->job->repeats, sizeof *b->with);
     if (!b->answer || !b->with) return pr_fail_nomem(&b->err, "a benchmark", 0);

@@ -42,7 +42,9 @@ void pr__chat_move(pr_chat_move *move, pr_engine *engine, const char *text, bool
     char a[32], b[32];
     pr_engine_elastic(engine, &before);
     if (!before.elastic) {
-        printf("(this model has one precision only; `precis pack` makes an elastic one of it)\n");
+        printf(
+            "(opened as it is, this model has one precision: `precis run MODEL --level int4` opens its elastic copy, "
+            "`precis pack` makes one)\n");
         return;
     }
     if (!read_place(text, by_budget, &place)) return;

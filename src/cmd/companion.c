@@ -104,6 +104,15 @@ void pr__companion_free(pr_companion *c) {
     *c = (pr_companion){0};
 }
 
+const char *pr__companion_advice(const char *source, char *buf, size_t len) {
+    pr_companion c;
+    bool fits = pr__companion_look(source, &c) && c.fits;
+    if (fits) snprintf(buf, len, "its elastic copy is %.400s", c.path);
+    else snprintf(buf, len, "`precis pack %.200s` makes an elastic model of it", source);
+    pr__companion_free(&c);
+    return buf;
+}
+
 bool pr__companion_busy(const pr_companion *c) {
     int fd = c->log_path ? open(c->log_path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0) return false;

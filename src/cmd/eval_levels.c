@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "cmd/companion.h"
 #include "cmd/elastic.h"
 #include "cmd/eval.h"
 #include "cmd/models.h"
@@ -178,10 +179,10 @@ static pr_status list_points(walk *w) {
     pr_eval *e = w->e;
     pr_elastic_info info;
     pr_engine_elastic(e->under_test.engine, &info);
+    char advice[512];
     if (!info.elastic)
-        return pr_fail(&e->err, PR_ERR_UNSUPPORTED,
-                       "--levels: %.200s has one precision only; `precis pack` makes an elastic model of it",
-                       e->under_test.info.path);
+        return pr_fail(&e->err, PR_ERR_UNSUPPORTED, "--levels: %.200s has one precision only; %s",
+                       e->under_test.info.path, pr__companion_advice(e->under_test.info.path, advice, sizeof advice));
     for (int l = 0; l <= (int)info.top; l++) add_point(w, (pr_place){.level = (pr_level)l}, info.level_bytes[l]);
     pr_status status = pr__budgets_fit(&e->budgets, info.bytes_min, info.bytes_max, &e->err);
     for (uint32_t i = 0; i < e->budgets.n && status == PR_OK; i++)

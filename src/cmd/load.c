@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "base/str.h"
+#include "cmd/companion.h"
 #include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/progress.h"
@@ -122,9 +123,10 @@ pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {
     pr_estimate_describe(estimate, &info);
     pr_estimate_elastic(estimate, &elastic);
     if (!elastic.elastic && (o->level_given || o->weights_budget)) {
-        status = pr_fail(err, PR_ERR_UNSUPPORTED,
-                         "--%s: %.200s has one precision only; `precis pack %.100s` makes an elastic model of it",
-                         o->level_given ? "level" : "weights-budget", path, path);
+        char advice[512];
+        status = pr_fail(err, PR_ERR_UNSUPPORTED, "--%s: %.200s has one precision only; %s",
+                         o->level_given ? "level" : "weights-budget", path,
+                         pr__companion_advice(path, advice, sizeof advice));
     } else if (load->memory) {
         status = fit_memory(load, &info, &elastic, err);
     }

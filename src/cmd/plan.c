@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "cmd/budgets.h"
 #include "cmd/commands.h"
+#include "cmd/companion.h"
 #include "cmd/elastic.h"
 #include "cmd/load.h"
 #include "cmd/models.h"
@@ -141,7 +142,7 @@ static void print_choice(plan *p, const row *r) {
 }
 
 static void print_ordinary(plan *p, const row *r) {
-    char a[32], b[32], c[32];
+    char a[32], b[32], c[32], advice[512];
     bool fits = r->info.peak_bytes <= p->available;
     if (p->json) {
         pr__json_u64(&p->out, "weight_bytes", r->info.weight_bytes);
@@ -151,9 +152,10 @@ static void print_ordinary(plan *p, const row *r) {
     }
     pr_str_printf(&p->out,
                   "one precision only: %s of weights, peak %s, %s available: %s\n"
-                  "`precis pack %s` makes a model that has levels\n",
+                  "%s\n",
                   pr_format_bytes(a, sizeof a, r->info.weight_bytes), pr_format_bytes(b, sizeof b, r->info.peak_bytes),
-                  pr_format_bytes(c, sizeof c, p->available), fits ? "fits" : "does not fit", p->path);
+                  pr_format_bytes(c, sizeof c, p->available), fits ? "fits" : "does not fit",
+                  pr__companion_advice(p->path, advice, sizeof advice));
 }
 
 static pr_status plan_elastic(plan *p, const row *top) {

@@ -60,9 +60,10 @@ static void print_server(const pr_running *r, const json_t *status) {
            text_in(memory, "used_percent"));
     if (json_array_size(models) == 0) printf("  no model is loaded\n");
     json_array_foreach(models, i, m) {
-        printf("  %-40s %-8s %-5s %8.0f MB  %lld request%s\n", text_in(m, "name"), text_in(m, "status"),
-               text_in(m, "level"), number_in(m, "size_mb"), int_in(m, "requests"),
-               int_in(m, "requests") == 1 ? "" : "s");
+        char weights[32];
+        pr_format_bytes(weights, sizeof weights, (size_t)int_in(m, "weight_bytes"));
+        printf("  %-40s %-8s %-5s %8s of weights  %lld request%s\n", text_in(m, "name"), text_in(m, "status"),
+               text_in(m, "level"), weights, int_in(m, "requests"), int_in(m, "requests") == 1 ? "" : "s");
     }
 }
 

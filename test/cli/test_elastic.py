@@ -53,7 +53,8 @@ ok("a list of budgets", [w.get("budget_bytes") for w in p["rows"][len(names):]] 
    and p["rows"][len(names)]["weight_bytes"] <= budget, str(p))
 peak = p["rows"][len(names)]["peak_bytes"]
 c = precis("plan", planes, "--json", "--memory", str(peak)).json()["chosen"]
-ok("plan --memory", c["peak_bytes"] <= peak and c["weight_bytes"] <= budget and "--memory" in c["why"], str(c))
+row = p["rows"][len(names)]["weight_bytes"]  # peaks are counted in pages, so the last one may hold a little more
+ok("plan --memory", c["peak_bytes"] <= peak and row <= c["weight_bytes"] < most and "--memory" in c["why"], str(c))
 fails("a budget below the least", precis("plan", planes, "--budgets", "%d" % (least // 2)), 1, "--budgets")
 fails("a bad list", precis("plan", planes, "--budgets", "1M,x"), 2, "--budgets", "x")
 r = precis("plan", source)
@@ -67,7 +68,7 @@ for level in names:
 j = precis("run", planes, *RAW, "--json", "--weights-budget", str(budget)).json()
 ok("run --weights-budget", least < j["weight_bytes"] <= budget, str(j))
 j = precis("run", planes, *RAW, "--json", "--memory", str(peak)).json()
-ok("run --memory", j["weight_bytes"] <= budget and j["elastic"], str(j))
+ok("run --memory", j["weight_bytes"] == c["weight_bytes"] and j["elastic"], str(j))
 j = precis("run", planes, *RAW, "--json", "--level", "fp16").json()
 ok("above the top is the top", j["level"] == top, str(j))
 fails("a level and a budget", precis("run", planes, *RAW, "--level", "int4", "--weights-budget", "9M"), 2, "--level",
@@ -230,6 +231,8 @@ ok("a name still means the source", precis("show", "tiny", "--json").json()["pat
 ok("and the companion has one of its own", precis("show", "tiny-thing.planes", "--json").json()["path"] == companion)
 r = precis("run", "tiny", *RAW, "--level", "int4", "--json", env=PACKING)
 ok("--level takes the companion", not r.err and r.json()["model"] == companion and r.json()["level"] == "int4", str(r))
+r = precis("plan", "tiny-thing")
+ok("plan of its source names it", r.code == 0 and "one precision" in r.out and companion in r.out, str(r))
 r = precis("run", "tiny", *RAW, "--json", env=PACKING)
 wide = listed["tiny-thing.gguf"]["type"] in ("f16", "bf16", "f32")
 ok("and so does a source of 16 bits, alone", not r.err and r.json()["elastic"] == wide, str(r))
