@@ -60,8 +60,8 @@ int pr__cmd_doctor(int argc, const char **argv) {
     pr_args args;
     int code;
     const pr_flag flags[] = {
-        {"config", 0, PR_FLAG_TEXT, "FILE", "its settings (or /etc/precis/precis.conf, if there)",
-         &d.config, NULL, NULL},
+        {"config", 0, PR_FLAG_TEXT, "FILE", "its settings (or /etc/precis/precis.conf, if there)", &d.config, NULL,
+         NULL},
         {"quick", 0, PR_FLAG_BOOL, NULL, "start nothing: neither pip nor a measurement of memory", &d.quick, NULL,
          NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &d.json, NULL, NULL},
