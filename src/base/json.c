@@ -38,7 +38,9 @@ pr_status pr_json_parse(const char *text, size_t len, const char *what, json_t *
     json_decref(*out); /* jansson goes on with a byte missing when its buffer cannot grow */
     *out = NULL;
     if (starved || json_error_code(&at) == json_error_out_of_memory) return pr_fail_nomem(err, what, len);
-    return pr_fail(err, PR_ERR_FORMAT, "%s: line %d, column %d: %s", what, at.line, at.column, at.text);
+    bool nul = json_error_code(&at) == json_error_null_character; /* jansson's own text names a flag of its */
+    return pr_fail(err, PR_ERR_FORMAT, "%s: line %d, column %d: %s", what, at.line, at.column,
+                   nul ? "a text may not hold \\u0000" : at.text);
 }
 
 pr_status pr_json_load(const char *path, size_t bytes_max, json_t **out, pr_err *err) {

@@ -174,6 +174,11 @@ bool pr_path_is_dir(const char *path) {
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
 }
 
+int64_t pr_path_mtime_ns(const char *path) {
+    struct stat st;
+    return stat(path, &st) == 0 ? mtime_ns(&st) : 0;
+}
+
 pr_status pr_path_mkdirs(const char *path, pr_err *err) {
     if (!*path) return pr_fail(err, PR_ERR_ARG, "empty path");
     char *copy = pr_strdup(PR_TAG_MISC, path);
@@ -183,7 +188,11 @@ pr_status pr_path_mkdirs(const char *path, pr_err *err) {
         if (*at != '/' && *at != '\0') continue;
         char end = *at;
         *at = '\0';
-        if (mkdir(copy, 0777) != 0 && !pr_path_is_dir(copy)) status = pr_fail_errno(err, "%s", copy);
+        int why = mkdir(copy, 0777) == 0 ? 0 : errno;
+        if (why && !pr_path_is_dir(copy)) {
+            errno = why; /* looking has changed it */
+            status = pr_fail_errno(err, "%s", copy);
+        }
         *at = end;
         if (!end) break;
     }

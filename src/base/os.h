@@ -36,6 +36,7 @@ void pr_file_dontneed(const pr_file *file, uint64_t offset, uint64_t len);
 pr_status pr_file_slurp(const char *path, size_t bytes_max, char **out, size_t *len, pr_err *err);
 bool pr_path_exists(const char *path);
 bool pr_path_is_dir(const char *path);
+int64_t pr_path_mtime_ns(const char *path); /* when it was last written, in ns since 1970; 0: there is none */
 /* mkdir -p. */
 pr_status pr_path_mkdirs(const char *path, pr_err *err);
 /* Bytes a plain user may still write at path's file system; 0 when unknown. */

@@ -3,7 +3,8 @@
  *
  * The machine is sampled a few times a second, and decisions are made then or when the number of requests has changed: both
  * are cheap beside a step. A move is asked for and runs by itself (store/residency.h); when it is finished it is
- * written to the timeline with what it freed and how long it took.
+ * written to the timeline with what it freed and how long it took. One that failed is tried again after 1 s, 2 s and so on up to
+ * 64 s: a file that was cut or replaced fails each time.
  */
 #include <stdio.h>
 #include <string.h>
@@ -107,6 +108,13 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
 
 /* ---- moves -------------------------------------------------------------- */
 
+/* What raising needs, memory or the file as it was, may stay away: ask more and more seldom. */
+static void put_off(pr__lane *lane) {
+    double seconds = 1u << (lane->refused.n < 6 ? lane->refused.n : 6);
+    lane->refused.n++;
+    lane->refused.until = pr_now() + seconds;
+}
+
 /* Tell of a move that is through, has failed, or is overtaken by the next one. */
 static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool overtaken) {
     bool failed = !overtaken && lane->move.up && e->raise_err.status != PR_OK;
@@ -127,6 +135,8 @@ static void end_move(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, bool
     else snprintf(entry.reason, sizeof entry.reason, "%.180s%s", lane->move.reason, overtaken ? "; overtaken" : "");
     lane->move.on = false;
     if (failed) lane->levels.level = e->level, lane->weights_due = e->bytes;
+    if (failed) put_off(lane);
+    else if (lane->move.up && !overtaken) lane->refused.n = 0, lane->refused.until = 0;
     if (s->opts.timeline) entry.seq = pr_timeline_append(s->opts.timeline, &entry);
     if (s->opts.moved && s->n_news < PR__NEWS_MAX) s->news[s->n_news++] = entry;
 }
@@ -143,8 +153,9 @@ static void begin_move(pr__lane *lane, const pr_elastic_info *e, const pr_gov_de
 }
 
 static void carry_out(pr_sched *s, pr__lane *lane, const pr_elastic_info *e, const pr_gov_decision *d, double now) {
+    bool told = lane->hand.fresh, up = d->weight_bytes > lane->weights_due;
     lane->hand.fresh = false;
-    if (!d->moves) return;
+    if (!d->moves || (up && !told && now < lane->refused.until)) return;
     bool exact = d->weight_bytes == e->level_bytes[d->level];
     pr_status st = exact ? pr_engine_set_level(lane->engine, d->level, NULL)
                          : pr_engine_set_weights_budget(lane->engine, d->weight_bytes, NULL);

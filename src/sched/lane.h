@@ -61,6 +61,10 @@ typedef struct pr__lane {
         bool on, fresh;
         pr_level level;
     } hand;
+    struct { /* raising has failed so many times in a row: not again before then, unless somebody says so */
+        uint32_t n;
+        double until;
+    } refused;
     struct { /* a move under way */
         bool on, up;
         pr_level from, to;

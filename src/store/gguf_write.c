@@ -10,15 +10,19 @@
  * start and are put there later, in the collected text or, when that is out, in the file.
  *
  * Nobody ever sees half a file: it is written as PATH.partNNN, synced, and
- * renamed at the end, or deleted. A rename would put that file in the place of a device or
+ * renamed at the end, or deleted. Its writer holds it locked (flock), so what a killed one left is known by its lock being
+ * free, and is deleted by the next that writes the same file. A rename would put that file in the place of a device or
  * a pipe, for all programs of the machine, so only what is missing or a regular file is replaced.
  */
 #include "store/gguf_write.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -27,7 +31,7 @@
 #include "base/str.h"
 #include "store/model_file_impl.h"
 
-enum { BUFFER = 256 << 10, NAME_MAX_BYTES = 64 };
+enum { BUFFER = 256 << 10, NAME_MAX_BYTES = 64, OPEN_TRIES = 8 };
 
 typedef struct planned { /* a tensor that was described */
     char name[NAME_MAX_BYTES + 1];
@@ -64,6 +68,51 @@ static uint64_t padding(const pr_gguf_writer *w, uint64_t at) {
     return (w->alignment - at % w->alignment) % w->alignment;
 }
 
+/* ---- the part ---- */
+
+static bool is_part_of(const char *name, const char *whole) {
+    size_t n = strlen(whole);
+    if (strncmp(name, whole, n) != 0 || strncmp(name + n, ".part", 5) != 0) return false;
+    const char *number = name + n + 5;
+    return *number && number[strspn(number, "0123456789")] == '\0';
+}
+
+static void delete_unheld(int folder, const char *name) {
+    struct stat st;
+    int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0) return;
+    if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && flock(fd, LOCK_EX | LOCK_NB) == 0) unlinkat(folder, name, 0);
+    close(fd);
+}
+
+/* Parts of this file whose writers were killed. */
+static pr_status delete_left_parts(const char *path, pr_err *err) {
+    const char *slash = strrchr(path, '/'), *whole = slash ? slash + 1 : path;
+    pr_str folder = {0};
+    pr_str_printf(&folder, "%.*s", slash ? (int)(whole - path) : 1, slash ? path : ".");
+    pr_status status = pr_str_ok(&folder) ? PR_OK : pr_fail_nomem(err, "path", folder.len);
+    DIR *d = status ? NULL : opendir(folder.data);
+    pr_str_free(&folder);
+    if (!d) return status;
+    for (const struct dirent *e; (e = readdir(d)) != NULL;)
+        if (is_part_of(e->d_name, whole)) delete_unheld(dirfd(d), e->d_name);
+    closedir(d);
+    return PR_OK;
+}
+
+/* -1: errno tells. Between opening and locking another writer may have taken it for one that was left. */
+static int open_part(const char *part) {
+    struct stat held, named;
+    for (int i = 0;; i++) {
+        int fd = open(part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        if (fd < 0) return -1;
+        bool taken = flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+        bool there = fstat(fd, &held) == 0 && stat(part, &named) == 0 && held.st_ino == named.st_ino;
+        if ((!taken && there) || i == OPEN_TRIES) return fd;
+        close(fd);
+    }
+}
+
 pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **out, pr_err *err) {
     *out = NULL;
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
@@ -88,7 +137,9 @@ pr_status pr_gguf_create(const char *path, uint32_t alignment, pr_gguf_writer **
         status = pr_fail(err, PR_ERR_ARG, "%s is there and is no regular file: it will not be replaced", path);
         goto fail;
     }
-    w->fd = open(w->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    status = delete_left_parts(path, err);
+    if (status) goto fail;
+    w->fd = open_part(w->part);
     if (w->fd < 0) {
         status = pr_fail_errno(err, "cannot create %s", w->part);
         goto fail;

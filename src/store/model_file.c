@@ -304,7 +304,7 @@ uint64_t pr_model_file_bytes(const pr_model_file *file) {
 }
 
 int64_t pr_model_file_changed_ns(const pr_model_file *file) {
-    int64_t latest = 0;
+    int64_t latest = file->beside_ns;
     for (uint32_t i = 0; i < file->n_files; i++)
         if (file->files[i].mtime_ns > latest) latest = file->files[i].mtime_ns;
     return latest;

@@ -55,7 +55,8 @@ pr_file_kind pr_model_file_kind(const pr_model_file *file);
 const char *pr_model_file_path(const pr_model_file *file);
 const char *pr_model_file_dir(const pr_model_file *file); /* folder that holds it: tokenizer.json is looked for there */
 uint64_t pr_model_file_bytes(const pr_model_file *file);  /* all shards */
-int64_t pr_model_file_changed_ns(const pr_model_file *file); /* the latest change of any, in nanoseconds since 1970 */
+/* The latest change of any, and of a folder's configuration and tokenizer, in nanoseconds since 1970. */
+int64_t pr_model_file_changed_ns(const pr_model_file *file);
 
 size_t pr_model_file_n_tensors(const pr_model_file *file);
 const pr_tensor_info *pr_model_file_tensor(const pr_model_file *file, size_t i);       /* file order */

@@ -54,7 +54,8 @@ typedef struct pr__names {
 struct pr_model_file {
     pr_file_kind kind;
     char *path, *dir;
-    pr_arena arena; /* keys, names, scalars, indexes */
+    int64_t beside_ns; /* safetensors: the latest change of a text that belongs to the model */
+    pr_arena arena;    /* keys, names, scalars, indexes */
     pr_file *files;
     const char **file_names; /* [n_files], for messages */
     uint32_t n_files;

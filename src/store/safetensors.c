@@ -337,12 +337,26 @@ static pr_status list_files(pr_model_file *file, pr_err *err) {
     return status;
 }
 
+/* A folder with the same weights and another tokenizer or chat template is another model. */
+static pr_status note_beside(pr_model_file *file, pr_err *err) {
+    static const char *const names[] = {"config.json", "tokenizer.json", "tokenizer_config.json",
+                                        "special_tokens_map.json", "chat_template.jinja"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *path = pr_arena_printf(&file->arena, "%s/%s", file->dir, names[i]);
+        if (!path) return pr_fail_nomem(err, "file name", 0);
+        int64_t changed = pr_path_mtime_ns(path);
+        if (changed > file->beside_ns) file->beside_ns = changed;
+    }
+    return PR_OK;
+}
+
 pr_status pr__safetensors_read(pr_model_file *file, pr_err *err) {
     file->kind = PR_FILE_SAFETENSORS;
     bool itself = pr_str_ends(file->path, ".json") && !pr_str_ends(file->path, ".index.json");
     const char *config = itself ? file->path : pr_arena_printf(&file->arena, "%s/config.json", file->dir);
     if (!config) return pr_fail_nomem(err, "file name", 0);
     pr_status status = read_config(file, config, err);
+    if (status == PR_OK) status = note_beside(file, err);
     if (status == PR_OK) status = list_files(file, err);
     for (uint32_t i = 0; i < file->n_files && status == PR_OK; i++) status = read_file(file, i, err);
     return status;

@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import threading
+import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from lib import big_model, elastic_model, finish, ok, path, precis, sanitized, skipped, small_model  # noqa: E402
@@ -83,6 +84,27 @@ s = Server(*COMMON, "--max-model-cache-mb", "10")
 status, _, j = ask(s, "a")
 ok("too large at any: 503 and why", status == 503 and "MAX_MODEL_CACHE_MB" in j["error"]["message"], str(j))
 ok("and stops", s.stop() == 0)
+
+# ---- a file cut under a server ----
+shutil.copy(elastic, os.path.join(MODELS, "cut.planes.gguf"))
+s = Server(*COMMON)
+ok("the one to be cut", ask(s, "cut")[0] == 200)
+s.post(Q + "level", {"model": "cut", "level": "int2"})
+ok("is lowered", until(lambda: s.get(Q + "status")["current_models"][0]["level"] == "int2"))
+os.truncate(os.path.join(MODELS, "cut.planes.gguf"), os.path.getsize(elastic) // 4)
+
+
+def refusals():
+    return [e["reason"] for e in s.log() if e["event"] == "level" and e["reason"].startswith("not raised")]
+
+
+s.post(Q + "level", {"model": "cut", "level": "int8"})
+ok("cannot be raised", until(lambda: refusals() and "has changed" in refusals()[0]), str(refusals()))
+time.sleep(2.5)
+ok("and is not tried at each sample", len(refusals()) <= 4, str(len(refusals())))
+ok("still answers", ask(s, "cut", prompt="Twice")[0] == 200)
+ok("and the server ends", s.stop() == 0)
+os.unlink(os.path.join(MODELS, "cut.planes.gguf"))
 
 # ---- estimates ----
 # Within 5%, or 2 MB: planes stand in pages of 2 MB, so of a few megabytes not even the system knows better.

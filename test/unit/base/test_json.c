@@ -37,6 +37,8 @@ static void errors_say_where(void **state) {
     assert_int_equal(pr_json_parse("", 0, "empty", &root, &err), PR_ERR_FORMAT);
     assert_int_equal(pr_json_parse("{\"a\":1}x", 8, "tail", &root, &err), PR_ERR_FORMAT);
     assert_int_equal(pr_json_parse("\"\xff\"", 3, "bytes", &root, &err), PR_ERR_FORMAT);
+    assert_int_equal(pr_json_parse("[\"\\u0000\"]", 10, "nul", &root, &err), PR_ERR_FORMAT);
+    assert_non_null(strstr(err.text, "may not hold \\u0000"));
 }
 
 static void deep_nesting_is_refused(void **state) {

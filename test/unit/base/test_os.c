@@ -191,6 +191,12 @@ static void makes_folders(void **state) {
     assert_false(pr_path_is_dir(at("/a/file")));
     assert_int_equal(pr_path_mkdirs(at("/a/file/deep"), &err), PR_ERR_IO);
     assert_non_null(strstr(err.text, "/a/file"));
+    assert_int_equal(symlink("nowhere", at("/a/dangling")), 0);
+    assert_int_equal(pr_path_mkdirs(at("/a/dangling"), &err), PR_ERR_IO);
+    assert_non_null(strstr(err.text, strerror(EEXIST))); /* why it was not made, not that it is not there */
+    assert_int_equal(pr_path_mtime_ns(at("/a/dangling")), 0);
+    assert_true(pr_path_mtime_ns(at("/a/file")) > 0);
+    unlink(at("/a/dangling"));
     assert_int_equal(pr_path_mkdirs("", &err), PR_ERR_ARG);
     pr_mem_fail_after(0, false);
     assert_int_equal(pr_path_mkdirs(at("/z"), &err), PR_ERR_NOMEM);

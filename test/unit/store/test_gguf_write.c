@@ -4,11 +4,15 @@
 #include "blob.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/mem.h"
+#include "base/os.h"
 #include "store/gguf_write.h"
 #include "store/model_file.h"
 
@@ -433,6 +437,31 @@ static void copies_any_value(void **state) {
     unlink(source);
 }
 
+static void parts_of_killed_writers_go(void **state) {
+    (void)state;
+    static const char *const suffixes[] = {".part1", ".part4000000000", ".part", ".part1x"};
+    char left[sizeof suffixes / sizeof *suffixes][300];
+    pr_gguf_writer *w;
+    for (size_t i = 0; i < 4; i++) {
+        snprintf(left[i], sizeof left[i], "%s%s", path, suffixes[i]);
+        save_text(left[i], "half a file");
+    }
+    int held = open(left[0], O_RDONLY);
+    assert_true(held >= 0);
+    assert_int_equal(flock(held, LOCK_EX), 0);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    assert_true(pr_path_exists(left[0])); /* its writer is at work */
+    assert_false(pr_path_exists(left[1]));
+    assert_true(pr_path_exists(left[2]) && pr_path_exists(left[3])); /* other things */
+    pr_gguf_abort(w);
+    close(held);
+    assert_int_equal(pr_gguf_create(path, 32, &w, NULL), PR_OK);
+    assert_false(pr_path_exists(left[0]));
+    pr_gguf_abort(w);
+    unlink(left[2]);
+    unlink(left[3]);
+}
+
 static void every_allocation_may_fail(void **state) {
     (void)state;
     for (int64_t n = 0;; n++) {
@@ -461,6 +490,7 @@ int main(void) {
         cmocka_unit_test(refuses_wrong_calls),
         cmocka_unit_test(checks_the_disk_before_it_writes),
         cmocka_unit_test(a_failed_write_leaves_nothing),
+        cmocka_unit_test(parts_of_killed_writers_go),
         cmocka_unit_test(every_allocation_may_fail),
         cmocka_unit_test(replaces_nothing_but_regular_files),
         cmocka_unit_test(later_values_are_patched_in),

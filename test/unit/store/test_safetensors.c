@@ -3,8 +3,10 @@
  */
 #include "blob.h"
 
+#include <fcntl.h>
 #include <math.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/mem.h"
 #include "base/str.h"
@@ -111,6 +113,28 @@ static void opens_by_folder_config_or_file(void **state) {
         assert_int_equal(pr_model_file_bytes(f), b.n);
         pr_model_file_close(f);
     }
+}
+
+static void set_changed(const char *path, time_t seconds) {
+    struct timespec times[2] = {{seconds, 0}, {seconds, 0}};
+    assert_int_equal(utimensat(AT_FDCWD, path, times, 0), 0);
+}
+
+/* By this a copy made of the model is known to be old. */
+static void another_tokenizer_is_a_change(void **state) {
+    (void)state;
+    const time_t second = 1600000000;
+    const char *text = in_folder("tokenizer.json");
+    save_text(text, "{}");
+    set_changed(in_folder("model.safetensors"), second);
+    set_changed(in_folder("config.json"), second - 10);
+    for (int later = -5; later <= 5; later += 10) {
+        set_changed(text, second + later);
+        pr_model_file *f = opened(folder);
+        assert_int_equal(pr_model_file_changed_ns(f), (second + (later > 0 ? later : 0)) * 1000000000);
+        pr_model_file_close(f);
+    }
+    unlink(text);
 }
 
 static void config_becomes_metadata(void **state) {
@@ -361,6 +385,7 @@ static void agrees_with_gguf(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(opens_by_folder_config_or_file),
+        cmocka_unit_test(another_tokenizer_is_a_change),
         cmocka_unit_test(config_becomes_metadata),
         cmocka_unit_test(refuses_damaged_headers),
         cmocka_unit_test(truncation_never_crashes),
