@@ -64,8 +64,15 @@ bool pr_plane_book_ok(const pr_plane_book *book);
  *       w = (float)integer * ((float)u8 * (row * f)), f being f2, f4, f8 or f8 / (float)k16, the integer that of the
  *       level's formula; each product is rounded
  */
+/* A tile that will be read soon: planes as far as they will be, NULL above, p2 NULL: not known. */
+typedef struct pr_plane_soon {
+    const uint8_t *plane[PR_PLANE_COUNT];
+    uint32_t cols;
+} pr_plane_soon;
+
 typedef struct pr_plane_args {
     const uint8_t *plane[PR_PLANE_COUNT]; /* first tile of the call */
+    pr_plane_soon after; /* what the thread is likely to read after the call, to ask memory for; a guess */
     const pr_plane_book *book;
     uint32_t n_tiles;
     uint32_t cols;

@@ -47,6 +47,21 @@ static pr__plane_run run_at(const walk *k, size_t tile, size_t block) {
     return run;
 }
 
+/* The beginning of what comes after the call, as far as this level reads. A plane that is not read there is asked for where p2
+ * is, which costs next to nothing, while an address that nothing is mapped at would. */
+static pr__plane_run run_after(const walk *k, size_t tile) {
+    const pr_plane_soon *after = &k->args->after;
+    pr__plane_run run = {0};
+    pr_plane level = k->plan->level,
+             scaled = level == PR_PLANE_P2 || !after->plane[PR_PLANE_P4] ? PR_PLANE_P2 : PR_PLANE_P4;
+    for (int p = 0; p <= (int)level; p++) {
+        int there = after->plane[p] ? p : PR_PLANE_P2;
+        run.plane[p] = after->plane[there] + tile * pr_plane_tile_bytes((pr_plane)there, after->cols);
+    }
+    run.scales = run.plane[scaled] + after->cols / PR_BLOCK * (size_t)PR__P2_BLOCK; /* p4 blocks are as large */
+    return run;
+}
+
 static float factor_of(const walk *k) {
     const pr_plane_book *book = k->args->book;
     switch (k->plan->level) {
@@ -109,6 +124,7 @@ static void take_step(const walk *k, uint32_t step, bool direct) {
     uint32_t tile, run, block, next_tile, next_run, next_block;
     place_of(k, step, &tile, &run, &block);
     place_of(k, step + 1, &next_tile, &next_run, &next_block);
+    bool leaves = step + 1 == k->n_groups * k->n_runs && a->after.plane[PR_PLANE_P2];
     uint32_t end = (uint32_t)((uint64_t)k->n_blocks * (run + 1) / k->n_runs);
     uint32_t n_tiles = a->n_tiles - tile < k->tiles ? a->n_tiles - tile : k->tiles;
     size_t x_block = k->plan->q8 ? sizeof(pr_qblock) : PR_BLOCK * sizeof(float);
@@ -123,7 +139,7 @@ static void take_step(const walk *k, uint32_t step, bool direct) {
                         .last = end == k->n_blocks};
     for (uint32_t i = 0; i < n_tiles; i++) {
         s.at[i] = run_at(k, tile + i, block);
-        s.soon[i] = run_at(k, next_tile + i, next_block);
+        s.soon[i] = leaves ? run_after(k, i) : run_at(k, next_tile + i, next_block);
         s.rows[i] = a->plane[PR_PLANE_P2] + (tile + i) * k->tile_bytes[PR_PLANE_P2] +
                     (size_t)k->n_blocks * (PR__P2_BLOCK + PR_TILE_ROWS);
     }
