@@ -260,8 +260,12 @@ pr_status pr_api_reload(pr_api *api, pr_err *err) {
     if (!api->keys)
         return pr_fail(err, PR_ERR_ARG, "this server has no file of API keys, and nothing else is read again");
     pr_status st = pr_keys_reload(api->keys, api->settings.api_keys_file, err);
-    if (!st) pr_log(PR_LOG_INFO, "API keys: %zu", pr_keys_count(api->keys));
-    return st;
+    if (st) return st;
+    pr_log(PR_LOG_INFO, "API keys: %zu", pr_keys_count(api->keys));
+    /* Answers and prefixes are told apart by a key's name, which may be another client's from now on. */
+    pr__caches_clear(api);
+    pr_sched_drop_prefixes(api->sched);
+    return PR_OK;
 }
 
 /* ---- closing ----------------------------------------------------------- */

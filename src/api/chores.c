@@ -28,6 +28,14 @@ void pr__warden_wake(pr_api *api) {
 
 /* ---- listeners --------------------------------------------------------- */
 
+bool pr__api_can_subscribe(pr_api *api) {
+    bool can = false;
+    pthread_mutex_lock(&api->lock);
+    for (int i = 0; i < PR__SUBSCRIBERS_MAX && !can; i++) can = !api->subscribers[i].req;
+    pthread_mutex_unlock(&api->lock);
+    return can;
+}
+
 bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen) {
     bool taken = false;
     pthread_mutex_lock(&api->lock);

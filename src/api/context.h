@@ -78,6 +78,8 @@ void pr__api_routes(pr_api *api);
 pr_status pr__warden_open(pr_api *api, pr_err *err);
 void pr__warden_close(pr_api *api);
 void pr__warden_wake(pr_api *api);
+/* May one more listen now? */
+bool pr__api_can_subscribe(pr_api *api);
 /* Listen to decisions after number `seen`; takes a reference. false: too many listen. */
 bool pr__api_subscribe(pr_api *api, pr_http_req *req, uint64_t seen);
 /* Tell all who listen of something that has no number and is not told again: warden's thread. */

@@ -392,6 +392,10 @@ void pr__quant_events(pr_http_req *req, void *arg) {
         pr_http_error(req, 503, "shutting_down", NULL, 5, "the server is shutting down");
         return;
     }
+    if (!pr__api_can_subscribe(api)) {
+        pr_http_error(req, 503, "busy", NULL, 5, "%d clients listen already", PR__SUBSCRIBERS_MAX);
+        return;
+    }
     pr_http_req_ref(req);
     pr_http_stream_begin(req, "text/event-stream", NULL, 0);
     pr_http_stream_send(req, ": decisions\n\n", 13);

@@ -10,6 +10,8 @@
 
 #include "base/status.h"
 
+enum { PR__THREADS_MAX = 256 }; /* of --threads */
+
 typedef enum pr_flag_kind {
     PR_FLAG_BOOL, /* bool: present or not */
     PR_FLAG_U32,

@@ -21,8 +21,6 @@
 #include "graph/passes.h"
 #include "kernels/kernels.h"
 
-enum { THREADS_MAX = 256 };
-
 static const uint32_t CPU_NONE = UINT32_C(1) << 31;
 
 static pr_status parse_kv(void *out, const char *value, pr_err *err) {
@@ -78,8 +76,8 @@ pr_flag_group pr__load_flags(pr_load *load) {
 }
 
 pr_status pr__load_check(pr_load *load, pr_err *err) {
-    if (load->threads > THREADS_MAX)
-        return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, THREADS_MAX);
+    if (load->threads > PR__THREADS_MAX)
+        return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, PR__THREADS_MAX);
     if (load->opts.level_given && load->opts.weights_budget)
         return pr_fail(err, PR_ERR_ARG, "--level and --weights-budget exclude each other");
     load->opts.n_threads = (int)load->threads;

@@ -15,7 +15,7 @@
 #include "cmd/text.h"
 #include "compress/pack.h"
 
-enum { TEXT_BYTES_MAX = 64 << 20, THREADS_MAX = 256 };
+enum { TEXT_BYTES_MAX = 64 << 20 };
 
 typedef struct pack {
     const char *out, *text_name;
@@ -129,8 +129,8 @@ static pr_status pack_any(pack *p, const pr_args *args, pr_str *out) {
     pr_status status = PR_OK;
     if (args->n == 2 && p->out) status = pr_fail(&p->err, PR_ERR_ARG, "--output: OUT is there twice");
     if (args->n == 2 && !p->out) p->out = args->arg[1];
-    if (status == PR_OK && p->threads > THREADS_MAX)
-        status = pr_fail(&p->err, PR_ERR_ARG, "--threads: %u is more than %d", p->threads, THREADS_MAX);
+    if (status == PR_OK && p->threads > PR__THREADS_MAX)
+        status = pr_fail(&p->err, PR_ERR_ARG, "--threads: %u is more than %d", p->threads, PR__THREADS_MAX);
     if (status == PR_OK) status = read_text(p, &text);
     if (status == PR_OK) status = pr__models_resolve(args->arg[0], &source, &p->err);
     if (status == PR_OK && !p->out) {

@@ -154,7 +154,10 @@ static pr_status open_api(serve *s) {
     if (st) return st;
     snprintf(s->url, sizeof s->url, "http://%s%s%s:%u", colon ? "[" : "", s->settings.host, colon ? "]" : "",
              pr_api_port(s->api));
-    return pr__runfile_write(s->url, pr_api_port(s->api), &s->runfile, &s->err);
+    pr_err err = {0};
+    if (pr__runfile_write(s->url, pr_api_port(s->api), &s->runfile, &err) != PR_OK)
+        pr_log(PR_LOG_WARN, "ps and stop will not find this server by themselves: %s", err.text);
+    return PR_OK;
 }
 
 static pr_status preload(serve *s, const pr_args *args) {
@@ -206,6 +209,8 @@ static void begin_log(serve *s) {
 static pr_status run_server(serve *s, const pr_args *args) {
     pr_status st = load_settings(s);
     if (!st) begin_log(s);
+    if (!st && s->threads > PR__THREADS_MAX)
+        st = pr_fail(&s->err, PR_ERR_ARG, "--threads: %u is more than %d", s->threads, PR__THREADS_MAX);
     if (!st && s->grace < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--grace: seconds cannot be negative");
     if (!st && s->park < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--park: seconds cannot be negative");
     if (!st && s->total < 0) st = pr_fail(&s->err, PR_ERR_ARG, "--total: seconds cannot be negative");

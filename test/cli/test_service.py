@@ -62,9 +62,13 @@ fails("ps --health where nobody is", precis("ps", "--health", "--port", "1"), 1,
 # ---- keys ----
 ok("both keys open", knows(s, "one") and knows(s, "two") and not knows(s, "three"))
 keys_file("two", "three")
+ask = lambda: s.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 4, "temperature": 0},
+                    headers={"Authorization": "Bearer two"})[1].get("X-Cache")
+ok("an answer is kept", (ask(), ask()) == ("MISS", "HIT"))
 s.process.send_signal(signal.SIGHUP)
 ok("after SIGHUP the new one opens, the old one does not", until(lambda: knows(s, "three")) and not knows(s, "one")
    and knows(s, "two"))
+ok("kept answers are forgotten, for a name may be another's now", until(lambda: ask() == "MISS"))
 ok("the manager hears of that too", "RELOADING=1" in manager.heard or manager.hears("RELOADING=1"))
 ok("ready again", manager.hears("READY=1", 2))
 write("keys", b"nonsense\n")
@@ -82,6 +86,19 @@ s.process.send_signal(signal.SIGHUP)
 ok("SIGHUP without keys is told of", until(lambda: any("no file of API keys" in l.get("message", "") for l in s.log())))
 ok("and is no end", s.process.poll() is None and s.ask("GET", "/health")[0] == 200)
 ok("stops", s.stop() == 0)
+
+# ---- what it does without, and where it ends ----
+s = Server(model, env={"XDG_RUNTIME_DIR": "/proc/nowhere"})
+ok("it serves where its run file cannot be written, and says so", s.ask("GET", "/health")[0] == 200
+   and any("ps and stop will not find" in l.get("message", "") for l in s.log()), str(s.log()))
+listening = [s.begin("GET", "/api/v1/quantization/events") for _ in range(66)]
+ok("64 clients listen to decisions, more are told to wait", [r.status for r in listening] == [200] * 64 + [503] * 2)
+for r in listening:
+    r.connection.close()
+ok("and make room", until(lambda: s.begin("GET", "/api/v1/quantization/events").status == 200))
+ok("stops with a listener", s.stop() == 0)
+s = precis("serve", "--threads", "1000", model)
+fails("no thousand threads", s, 2 if s.code == 2 else 1, "--threads: 1000 is more than 256")
 
 # ---- bench/cold_start.py, whose figures are for quiet machines ----
 model = os.environ.get("PRECIS_TEST_MODEL", "")
