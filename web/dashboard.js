@@ -244,7 +244,7 @@ function elasticCard(m) {
         if (now.status !== "ready") { facts.textContent = `${now.status}…`; return; }
         level.replaceChildren(levelMark(now.level), now.level);
         facts.textContent = [`${bytes(now.weight_bytes)} of weights`, `${now.bits_per_weight.toFixed(1)} bits a weight`,
-            `cursor ${count(now.cursor)} of ${count(now.increments)}${now.target !== now.cursor ? `, going to ${count(now.target)}` : ""}`,
+            `step ${count(now.cursor)} of ${count(now.increments)}${now.target !== now.cursor ? `, going to ${count(now.target)}` : ""}`,
             Number.isFinite(now.kl_expected) ? `expected KL ${now.kl_expected.toPrecision(2)}${now.kl_measured === false ? ", a guess" : ""}` : "",
             now.requests ? `${now.requests} requests` : "idle"].filter(Boolean).join(" · ");
         paintPlanes(now);

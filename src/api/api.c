@@ -22,9 +22,9 @@ static uint32_t on_loading(void *arg, const pr_model *model) {
 }
 
 static const char *closed_why(const char *why) {
-    if (strcmp(why, "evicted") == 0) return "closed to make room for another model";
-    if (strcmp(why, "idle") == 0) return "closed: nobody had asked for it for long";
-    return "closed with all idle models";
+    if (strcmp(why, "evicted") == 0) return "to make room for another model";
+    if (strcmp(why, "idle") == 0) return "nobody had asked for it for long";
+    return "memory is short: all idle models go";
 }
 
 /* A line of the timeline begins or ends. */

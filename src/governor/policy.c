@@ -315,7 +315,7 @@ static void say_load(const pr_case *c, pr_gov_decision *d) {
 
 static void say_tail(const pr_case *c, const pr_gov_decision *was, pr_gov_decision *d) {
     if (d->moves && c->snap->loaded) say(d, "; %.0f%% then", was->use * 100);
-    if (!d->floor_met) say(d, "; the floor %s cannot be met", pr_level_name(c->floor));
+    if (!d->floor_met) say(d, "; below the floor %s", pr_level_name(c->floor));
     if (!d->request_fits) say(d, d->level == lowest(c->mask) ? "; nothing fits" : "; does not fit");
 }
 
