@@ -16,7 +16,7 @@ static pr__moment got[PR__HISTORY_MAX];
 static int setup(void **state) {
     pr_err err = {0};
     (void)state;
-    return pr__history_open(&h, &err);
+    return pr__history_open(&h, &err) == PR_OK ? 0 : -1;
 }
 
 static int teardown(void **state) {

@@ -18,7 +18,7 @@ static pr__metrics *m;
 
 static int open_metrics(void **state) {
     (void)state;
-    return pr__metrics_open(&m, NULL);
+    return pr__metrics_open(&m, NULL) == PR_OK ? 0 : -1;
 }
 
 static int close_metrics(void **state) {

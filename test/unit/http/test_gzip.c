@@ -134,7 +134,7 @@ static int setup(void **state) {
     pr_err err = {0};
     (void)state;
     for (size_t i = 0; i < LONG; i++) text[i] = "{\"a\":[1,2,3]}"[i % 13];
-    return pr_http_open(&(pr_http_opts){.routes = routes, .n_routes = 5}, &server, &err);
+    return pr_http_open(&(pr_http_opts){.routes = routes, .n_routes = 5}, &server, &err) == PR_OK ? 0 : -1;
 }
 
 static int teardown(void **state) {
