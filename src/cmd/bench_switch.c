@@ -7,7 +7,7 @@
  * disk while tokens go on: told are the longest of them, and when the level was reached.
  *
  * Memory is the resident set before the move and one second after it (or, when reading takes longer, one second after
- * the level was reached), against the bytes that the plan says.
+ * the level was reached), against the bytes that the plan says and the keys and values that came meanwhile.
  */
 #include <pthread.h>
 #include <stdatomic.h>
@@ -15,6 +15,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/mem.h"
 #include "base/os.h"
 #include "cmd/bench.h"
 #include "cmd/elastic.h"
@@ -44,7 +45,8 @@ typedef struct bench {
     pr_session *session;
     int32_t tokens[CONTEXT_MAX];
     uint32_t context;
-    size_t bytes_from, bytes_to;
+    size_t bytes_from, bytes_to; /* of weights */
+    size_t kv_before, kv_after;  /* keys and values of the tokens meanwhile are no matter of the move */
     results r;
     pr_err err;
 } bench;
@@ -121,6 +123,7 @@ static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t o
             pr_engine_elastic(b->engine, &e);
             b->bytes_to = e.bytes;
             r->rss_after[i] = (double)pr_rss_bytes();
+            b->kv_after = pr_mem_bytes(PR_TAG_KV);
             looked = true;
         }
     }
@@ -136,12 +139,14 @@ static pr_status one_move(bench *b, uint32_t i) {
     if (status != PR_OK) return status;
     r->step[i] = pr__median(before, n);
     r->rss_before[i] = (double)pr_rss_bytes();
+    b->kv_before = pr_mem_bytes(PR_TAG_KV);
     asker a = {.b = b, .delay = (1 + pr_sample_uniform(SEED, i)) * r->step[i]};
     if (pthread_create(&a.thread, NULL, ask, &a) != 0) return pr_fail(&b->err, PR_ERR_NOMEM, "no thread for --switch");
     status = decode_through(b, i, &a, cursor);
     pthread_join(a.thread, NULL);
     if (a.status != PR_OK) b->err = a.err;
     r->rss_expected[i] = r->rss_before[i] + (double)b->bytes_to - (double)b->bytes_from;
+    r->rss_expected[i] += (double)b->kv_after - (double)b->kv_before;
     return a.status != PR_OK ? a.status : status;
 }
 

@@ -28,7 +28,7 @@ def squeeze(name, points, floor, **fields):
     s = Server("--memory-source", source, "--memory", "400M", "--dwell", "1", "--context", "2048", "--threads", "1")
     heard, clients, stopped, history = [], [], [], []
     listener = s.begin("GET", Q + "events", timeout=600)
-    threading.Thread(target=lambda: heard.extend(events(listener)), daemon=True).start()
+    threading.Thread(target=lambda: heard.extend(e for e in events(listener) if e["kind"] == "move"), daemon=True).start()
     level, expected, sizes = None, [], None
 
     def model():
