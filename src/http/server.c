@@ -395,7 +395,8 @@ void pr_http_stop(pr_http_server *s, double seconds) {
     if (s->daemon) {
         atomic_store(&s->draining, true);
         MHD_socket quiet = MHD_quiesce_daemon(s->daemon);
-        if (quiet != MHD_INVALID_SOCKET) close(quiet);
+        /* Refuses from now on; closed when the library's thread has ended, which may still look at it. */
+        if (quiet != MHD_INVALID_SOCKET) shutdown(quiet, SHUT_RDWR);
         s->listen_fd = -1; /* quiet, or the library's own to close */
         cut_idle(s);
         wait_idle(s, seconds);
@@ -404,6 +405,7 @@ void pr_http_stop(pr_http_server *s, double seconds) {
         wait_idle(s, farewell_seconds);
         MHD_stop_daemon(s->daemon);
         s->daemon = NULL;
+        if (quiet != MHD_INVALID_SOCKET) close(quiet);
     }
     if (s->watching) {
         atomic_store(&s->watch_ends, true);
