@@ -15,8 +15,8 @@ bool pr_engine_level_exact(const pr_engine *engine);
 /* Whether a move is under way, memory to be given back included. */
 bool pr_engine_moving(const pr_engine *engine);
 
-/* A step at exactly a level, where the model has more: the same planes, fewer of them read. Where it has less, and for ordinary
- * models, it is pr_engine_step(). */
+/* A step at exactly a level, where the model has more: the same planes, fewer of them read. Where it has less, it is a step at what
+ * there is; for ordinary models it is pr_engine_step(). */
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err);
 
 /* What the last step ran at: the level of its pages. */

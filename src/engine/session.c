@@ -171,8 +171,9 @@ pr_status pr_engine_step(pr_engine *engine, const pr_run *runs, size_t n_runs, p
 }
 
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err) {
-    uint32_t cursor = engine->residency ? pr__levels_cursor(&engine->blue, level) : 0;
-    if (!engine->residency || cursor >= next_cursor(engine)) return pr_engine_step(engine, runs, n_runs, err);
+    if (!engine->residency) return pr_engine_step(engine, runs, n_runs, err);
+    /* Also where the model stands there just now: it may go on rising before the step begins. */
+    uint32_t cursor = pr__levels_cursor(&engine->blue, level);
     if (engine->draft_cursor != cursor) pr__engine_draft(engine, cursor);
     return pr__engine_step(engine, runs, n_runs, PR_VIEW_DRAFT, (uint8_t)level, err);
 }

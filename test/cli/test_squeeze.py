@@ -90,7 +90,8 @@ def check_streams(name, streams, history):
         crossed += len(must) > 1
         if not must <= set(t["levels"]) <= in_force or t["last"] not in t["levels"]:
             ok("%s: levels of a stream" % name, False, "%s of %s, at least %s" % (t, in_force, must))
-    ok("%s: levels of all streams, %d of them moved on the way" % (name, crossed), crossed > 0)
+    ok("%s: levels of all streams, %d of them moved on the way" % (name, crossed),
+       crossed > 0 or len(history) < 5)  # on a quick machine none may live through one of few moves
 
 
 def check_events(name, heard, expected, sizes):
