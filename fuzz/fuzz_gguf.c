@@ -95,7 +95,7 @@ static void try_vocab(const pr_model_file *f) {
     char *chat_template;
     int32_t ids[256];
     size_t n;
-    if (pr__vocab_load(f, &v, &chat_template, NULL) != PR_OK) {
+    if (pr__vocab_load(f, NULL, &v, &chat_template, NULL) != PR_OK) {
         require(!v && !chat_template);
         return;
     }

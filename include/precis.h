@@ -84,6 +84,23 @@ enum { PR_LEVELS = 4 };
 const char *pr_level_name(pr_level level); /* "int2", ... */
 bool pr_level_by_name(const char *name, pr_level *out);
 
+/* Texts of models in the form they are used in, kept for the next engine that has the same: the patterns of pre-tokenizers,
+ * compiled, and what chat templates were recognised as. Bounded, least recently used out first. An engine holds what it uses
+ * itself, so this may be cleared or closed before engines that were opened with it. Thread-safe but for closing. */
+typedef struct pr_texts pr_texts;
+typedef struct pr_texts_stats {
+    uint64_t hits, misses;
+    uint64_t insertions;         /* kept */
+    uint64_t evictions, cleared; /* dropped for room; by pr_texts_clear() */
+    uint64_t refused;            /* too large to be kept, or no memory for it */
+    size_t bytes, bytes_max;     /* texts, and what they were compiled to */
+    uint32_t entries, entries_max;
+} pr_texts_stats;
+pr_status pr_texts_open(pr_texts **out, pr_err *err);
+void pr_texts_close(pr_texts *texts);
+size_t pr_texts_clear(pr_texts *texts); /* returns how many bytes went out */
+void pr_texts_stats_get(pr_texts *texts, pr_texts_stats *out);
+
 /* Zero-initialize for defaults. */
 typedef struct pr_engine_opts {
     int n_threads;        /* 0: what affinity and the CPU quota allow */
@@ -102,6 +119,7 @@ typedef struct pr_engine_opts {
     bool exact;            /* fp32 activations everywhere: the slow reference path */
     uint32_t cpumask;      /* ISA bits allowed (kernels.h); 0: all that the CPU has */
     uint32_t passes_off;   /* graph passes switched off, a bit each (graph/passes.h) */
+    pr_texts *texts;       /* where compiled texts are shared with other engines; NULL: nowhere */
     void (*progress)(void *arg, double fraction); /* while loading; may be NULL */
     void *progress_arg;
 } pr_engine_opts;

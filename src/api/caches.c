@@ -1,7 +1,7 @@
 /*
  * The caches of a server, seen as one.
  *
- * Counts come from where each thing lives: models from the registry, prefixes from the scheduler, answers from here. They are
+ * Counts come from where each thing lives: models and their texts from the registry, prefixes from the scheduler, answers from here. They are
  * brought to one form, so that a page, a metric or a test reads them all alike.
  */
 #include "api/caches.h"
@@ -60,6 +60,27 @@ static pr__cache_info of_models(pr_api *api) {
     };
 }
 
+static pr__cache_info of_templates(pr_api *api) {
+    pr_texts_stats s;
+    pr_texts_stats_get(pr_registry_texts(api->registry), &s);
+    return (pr__cache_info){
+        "templates",
+        {.hits = s.hits,
+         .misses = s.misses,
+         .insertions = s.insertions,
+         .evictions = s.evictions,
+         .cleared = s.cleared,
+         .refused = s.refused,
+         .bytes = s.bytes,
+         .bytes_max = s.bytes_max,
+         .entries = s.entries,
+         .entries_max = s.entries_max},
+        true,
+        true,
+        false,
+    };
+}
+
 static pr__cache_info of_prefixes(pr_api *api) {
     pr_sched_stats s;
     pr_sched_stats_get(api->sched, &s);
@@ -87,10 +108,11 @@ static pr__cache_info of_answers(pr_cache *cache, const char *name) {
 
 size_t pr__caches_list(pr_api *api, pr__cache_info out[PR__CACHES_MAX]) {
     out[0] = of_models(api);
-    out[1] = of_prefixes(api);
-    out[2] = of_answers(api->responses, "responses");
-    out[3] = of_answers(api->recent, "recent");
-    return 4;
+    out[1] = of_templates(api);
+    out[2] = of_prefixes(api);
+    out[3] = of_answers(api->responses, "responses");
+    out[4] = of_answers(api->recent, "recent");
+    return 5;
 }
 
 /* ---- telling ----------------------------------------------------------- */

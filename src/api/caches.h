@@ -1,8 +1,8 @@
 /*
  * The caches of a server: opened, counted and cleared together.
  *
- * Six of them; docs/CACHES.md tells what each is for. Two keep answers and live here; the others live where their things do
- * and are only counted and cleared here.
+ * docs/CACHES.md tells what each is for. Two keep answers and live here; the others live where their things do and are only
+ * counted and cleared here.
  */
 #ifndef PRECIS_API_CACHES_H
 #define PRECIS_API_CACHES_H
@@ -12,7 +12,7 @@
 
 /* For lists, metrics and people: a cache as it is now. Of a bound that a cache does not have, bounded is false. */
 typedef struct pr__cache_info {
-    const char *name; /* "models", "prefixes", "responses", "recent" */
+    const char *name; /* "models", "templates", "prefixes", "responses", "recent" */
     pr_cache_stats stats;
     bool bounded_bytes, bounded_entries, bounded_time;
 } pr__cache_info;

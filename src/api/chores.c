@@ -119,6 +119,12 @@ bool pr__api_clear(pr_api *api, pr_http_req *req) {
     return taken;
 }
 
+static void drop_kept(pr_api *api) {
+    pr_sched_drop_prefixes(api->sched);
+    pr__caches_clear(api);
+    pr_texts_clear(pr_registry_texts(api->registry));
+}
+
 static void clear_caches(pr_api *api) {
     for (;;) {
         pr_str out = {0};
@@ -126,14 +132,14 @@ static void clear_caches(pr_api *api) {
         pr_http_req *req = api->n_clears ? api->clears[--api->n_clears] : NULL;
         pthread_mutex_unlock(&api->lock);
         if (!req) return;
-        pr_sched_drop_prefixes(api->sched);
-        pr__caches_clear(api);
+        drop_kept(api);
         uint32_t n = pr_registry_sweep(api->registry, true);
         malloc_trim(0);
-        pr_str_printf(&out,
-                      "{\"status\":\"success\",\"message\":\"answers and prefixes dropped, %u idle model%s closed\","
-                      "\"models_closed\":%u}",
-                      n, n == 1 ? "" : "s", n);
+        pr_str_printf(
+            &out,
+            "{\"status\":\"success\",\"message\":\"answers, templates and prefixes dropped, %u idle model%s closed\","
+            "\"models_closed\":%u}",
+            n, n == 1 ? "" : "s", n);
         pr__api_reply(req, &out);
         pr_http_req_unref(req);
     }
@@ -152,10 +158,7 @@ static void look_at_memory(pr_api *api, pr_guard *guard) {
     if (d.started || d.ended)
         pr_log(d.started ? PR_LOG_WARN : PR_LOG_INFO, "{\"event\":\"memory\",\"used\":%.3f,\"reason\":\"%s\"}",
                sample.used, d.reason);
-    if (d.due & PR_GUARD_CLEAR_CACHES) {
-        pr_sched_drop_prefixes(api->sched);
-        pr__caches_clear(api);
-    }
+    if (d.due & PR_GUARD_CLEAR_CACHES) drop_kept(api);
     pr__caches_sweep(api);
     pr_sched_emergency(api->sched, d.in_force & PR_GUARD_EMERGENCY);
     if (d.due & PR_GUARD_EMERGENCY) pr_registry_sweep(api->registry, true);

@@ -42,7 +42,7 @@ static pr_status load_vocab(tokens *t, const char *model) {
     pr_model_file *file = NULL;
     pr_status status = pr__models_resolve(model, &path, &t->err);
     if (status == PR_OK) status = pr_model_file_open(path, &file, &t->err);
-    if (status == PR_OK) status = pr__vocab_load(file, &t->vocab, &chat_template, &t->err);
+    if (status == PR_OK) status = pr__vocab_load(file, NULL, &t->vocab, &chat_template, &t->err);
     if (status != PR_OK) pr__models_name_file(path, &t->err);
     pr_free(chat_template);
     pr_model_file_close(file);

@@ -166,7 +166,7 @@ static pr_status count_tokens(calibrator *c, pr_err *err) {
 static pr_status open_text(calibrator *c, pr_err *err) {
     pr_vocab *vocab = NULL;
     char *jinja = NULL;
-    pr_status st = pr__vocab_load(c->file, &vocab, &jinja, err);
+    pr_status st = pr__vocab_load(c->file, NULL, &vocab, &jinja, err);
     if (!st) st = tokenize(c, vocab, err);
     if (!st) st = choose_probes(c, err);
     if (!st) st = count_tokens(c, err);

@@ -112,7 +112,7 @@ static void put_id(pr_gguf_writer *w, const pr_model_file *file, const char *fro
 static pr_status put_tokenizer(pr_gguf_writer *w, const pr_model_file *file, pr_err *err) {
     pr_vocab *vocab = NULL;
     char *jinja = NULL;
-    pr_status st = pr__vocab_load(file, &vocab, &jinja, err);
+    pr_status st = pr__vocab_load(file, NULL, &vocab, &jinja, err);
     if (!st && jinja) pr_gguf_meta_str(w, "tokenizer.chat_template", jinja);
     pr_vocab_free(vocab);
     pr_free(jinja);

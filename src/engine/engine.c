@@ -8,13 +8,14 @@
 
 #include "engine/engine_impl.h"
 #include "engine/vocab_load.h"
+#include "text/texts.h"
 
 static pr_status open_text(pr_engine *e, pr_err *err) {
     char *jinja = NULL;
-    pr_status st = pr__vocab_load(e->blue.file, &e->vocab, &jinja, err);
+    pr_status st = pr__vocab_load(e->blue.file, e->blue.opts.texts, &e->vocab, &jinja, err);
     if (st) return st;
     e->has_template = jinja != NULL;
-    e->chat = pr_chat_detect(jinja);
+    e->chat = pr__texts_template(e->blue.opts.texts, jinja);
     pr_free(jinja);
     return PR_OK;
 }

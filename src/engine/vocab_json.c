@@ -397,6 +397,7 @@ pr_status pr__vocab_from_json(const pr__vocab_json *in, pr_vocab **out, pr_err *
     pr_status status = read_model(&b, err);
     if (status == PR_OK) status = read_pipeline(&b, err);
     if (status == PR_OK) status = read_special(&b, err);
+    b.spec.texts = in->texts;
     if (status == PR_OK) status = pr_vocab_build(&b.spec, out, err);
     pr_arena_free(&b.arena);
     return status;

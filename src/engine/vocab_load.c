@@ -189,8 +189,8 @@ static pr_status read_kind(const pr_model_file *file, pr_vocab_spec *spec, pr_er
     return PR_OK;
 }
 
-static pr_status from_gguf(const pr_model_file *file, pr_arena *arena, pr_vocab **out, pr_err *err) {
-    pr_vocab_spec spec = {0};
+static pr_status from_gguf(const pr_model_file *file, pr_texts *texts, pr_arena *arena, pr_vocab **out, pr_err *err) {
+    pr_vocab_spec spec = {.texts = texts};
     uint8_t *attrs = NULL;
     pr_status status = read_kind(file, &spec, err);
     if (status == PR_OK) status = read_texts(file, "tokenizer.ggml.tokens", arena, &spec.tokens, &spec.n_tokens, err);
@@ -262,7 +262,8 @@ static pr_status read_template(const pr_model_file *file, const json_t *config, 
     return status;
 }
 
-static pr_status from_folder(const pr_model_file *file, pr_vocab **vocab, char **chat_template, pr_err *err) {
+static pr_status from_folder(const pr_model_file *file, pr_texts *texts, pr_vocab **vocab, char **chat_template,
+                             pr_err *err) {
     json_t *tokenizer = NULL, *config = NULL, *special_map = NULL;
     pr_status status = load_beside(file, "tokenizer.json", TOKENIZER_MAX, &tokenizer, err);
     if (status == PR_OK && !tokenizer) {
@@ -275,7 +276,8 @@ static pr_status from_folder(const pr_model_file *file, pr_vocab **vocab, char *
                              .config = config,
                              .special_map = special_map,
                              .bos_id = config_id(file, "bos_token_id"),
-                             .eos_id = config_id(file, "eos_token_id")};
+                             .eos_id = config_id(file, "eos_token_id"),
+                             .texts = texts};
         status = pr__vocab_from_json(&in, vocab, err);
         if (status != PR_OK) pr_err_context(err, "%s/tokenizer.json", pr_model_file_dir(file));
     }
@@ -296,7 +298,7 @@ static pr_status parse_inside(const pr_model_file *file, const char *key, json_t
 }
 
 /* As from_folder(), for a file that was packed from a folder (compress/pack_meta.c). */
-static pr_status from_inside(const pr_model_file *file, pr_vocab **vocab, pr_err *err) {
+static pr_status from_inside(const pr_model_file *file, pr_texts *texts, pr_vocab **vocab, pr_err *err) {
     json_t *tokenizer = NULL, *config = NULL, *special_map = NULL;
     pr_status status = parse_inside(file, key_json, &tokenizer, err);
     if (status == PR_OK) status = parse_inside(file, "precis.tokenizer.config", &config, err);
@@ -306,7 +308,8 @@ static pr_status from_inside(const pr_model_file *file, pr_vocab **vocab, pr_err
                              .config = config,
                              .special_map = special_map,
                              .bos_id = config_id(file, "tokenizer.ggml.bos_token_id"),
-                             .eos_id = config_id(file, "tokenizer.ggml.eos_token_id")};
+                             .eos_id = config_id(file, "tokenizer.ggml.eos_token_id"),
+                             .texts = texts};
         status = pr__vocab_from_json(&in, vocab, err);
         if (status != PR_OK) pr_err_context(err, "%s", key_json);
     }
@@ -318,12 +321,13 @@ static pr_status from_inside(const pr_model_file *file, pr_vocab **vocab, pr_err
 
 /* ---- both ---- */
 
-static pr_status load_gguf(const pr_model_file *file, pr_vocab **vocab, char **chat_template, pr_err *err) {
+static pr_status load_gguf(const pr_model_file *file, pr_texts *texts, pr_vocab **vocab, char **chat_template,
+                           pr_err *err) {
     pr_arena arena;
     const char *text = NULL;
     pr_arena_init(&arena, PR_TAG_VOCAB);
     bool inside = pr_model_file_meta(file, key_json) != NULL;
-    pr_status status = inside ? from_inside(file, vocab, err) : from_gguf(file, &arena, vocab, err);
+    pr_status status = inside ? from_inside(file, texts, vocab, err) : from_gguf(file, texts, &arena, vocab, err);
     if (status == PR_OK) status = pr_meta_str(file, "tokenizer.chat_template", &text, err);
     if (text) {
         *chat_template = pr_strdup(PR_TAG_VOCAB, text);
@@ -333,11 +337,13 @@ static pr_status load_gguf(const pr_model_file *file, pr_vocab **vocab, char **c
     return status;
 }
 
-pr_status pr__vocab_load(const pr_model_file *file, pr_vocab **vocab, char **chat_template, pr_err *err) {
+pr_status pr__vocab_load(const pr_model_file *file, pr_texts *texts, pr_vocab **vocab, char **chat_template,
+                         pr_err *err) {
     *vocab = NULL;
     *chat_template = NULL;
     bool gguf = pr_model_file_kind(file) == PR_FILE_GGUF;
-    pr_status status = gguf ? load_gguf(file, vocab, chat_template, err) : from_folder(file, vocab, chat_template, err);
+    pr_status status = gguf ? load_gguf(file, texts, vocab, chat_template, err)
+                            : from_folder(file, texts, vocab, chat_template, err);
     if (status == PR_OK) return PR_OK;
     pr_vocab_free(*vocab);
     pr_free(*chat_template);

@@ -15,10 +15,11 @@
 #include "text/vocab.h"
 
 /*
- * *vocab is for pr_vocab_free(). *chat_template is the Jinja text, for pr_free(); NULL when
+ * Patterns come from texts, where that is not NULL. *vocab is for pr_vocab_free(). *chat_template is the Jinja text, for pr_free(); NULL when
  * the model has none. Both are NULL after an error. PR_ERR_UNSUPPORTED names the kind of tokenizer that
  * precis lacks, PR_ERR_FORMAT the key or file at fault.
  */
-pr_status pr__vocab_load(const pr_model_file *file, pr_vocab **vocab, char **chat_template, pr_err *err);
+pr_status pr__vocab_load(const pr_model_file *file, pr_texts *texts, pr_vocab **vocab, char **chat_template,
+                         pr_err *err);
 
 #endif

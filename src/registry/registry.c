@@ -47,7 +47,7 @@ struct pr_model {
 };
 
 struct pr_registry {
-    pr_registry_opts opts;
+    pr_registry_opts opts; /* engine.texts: this registry's own */
     pr_registry_watch watch;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -72,8 +72,10 @@ pr_status pr_registry_open(const pr_registry_opts *opts, pr_registry **out, pr_e
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->changed, &attr);
     pthread_condattr_destroy(&attr);
-    *out = r;
-    return PR_OK;
+    pr_status st = pr_texts_open(&r->opts.engine.texts, err);
+    if (st) pr_registry_close(r);
+    else *out = r;
+    return st;
 }
 
 static void model_free(pr_model *m) {
@@ -91,6 +93,7 @@ void pr_registry_close(pr_registry *r) {
         r->models = m->next;
         model_free(m);
     }
+    pr_texts_close(r->opts.engine.texts);
     pthread_cond_destroy(&r->changed);
     pthread_mutex_destroy(&r->lock);
     pr_free(r);
@@ -585,3 +588,5 @@ void pr_registry_stats_get(pr_registry *r, pr_registry_stats *out) {
     for (const pr_model *m = r->models; m; m = m->next) out->models += !m->failed;
     pthread_mutex_unlock(&r->lock);
 }
+
+pr_texts *pr_registry_texts(pr_registry *r) { return r->opts.engine.texts; }

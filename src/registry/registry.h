@@ -22,7 +22,8 @@ typedef struct pr_registry pr_registry;
 typedef struct pr_model pr_model; /* a resident model, held */
 
 typedef struct pr_registry_opts {
-    pr_engine_opts engine; /* for every model; level is chosen here, weights_budget is the most for each */
+    pr_engine_opts
+        engine;       /* for every model; level is chosen here, weights_budget is the most for each; texts is ignored */
     size_t bytes_max; /* of resident models: weights at their level, KV pool bound, scratch; 0: half the memory limit */
     double keep_alive_seconds; /* 0: for ever */
     /* With a monitor, a model that the machine has no memory for is refused (PR_ERR_LIMIT). With both, an elastic model begins
@@ -112,5 +113,8 @@ typedef struct pr_registry_stats {
 } pr_registry_stats;
 void pr_registry_stats_get(pr_registry *r, pr_registry_stats *out);
 size_t pr_registry_bytes_max(const pr_registry *r);
+
+/* Patterns and templates of models, shared by all that are loaded here: to be counted and cleared. */
+pr_texts *pr_registry_texts(pr_registry *r);
 
 #endif

@@ -20,6 +20,7 @@
  */
 #include "text/pretok.h"
 
+#include <stdatomic.h>
 #include <string.h>
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -27,13 +28,20 @@
 
 #include "base/mem.h"
 #include "base/str.h"
+#include "text/texts.h"
 
 #define HEAP_KB     65536
 #define MATCH_LIMIT 50000000
 #define STEPS_MAX   32
 
-typedef struct compiled_step {
+struct pr__pattern {
+    atomic_uint refs;
+    pcre2_general_context *general;
     pcre2_code *code;
+};
+
+typedef struct compiled_step {
+    pr__pattern *pattern;
     pr__cut cut;
 } compiled_step;
 
@@ -167,21 +175,24 @@ pr_status pr__pattern_translate(const char *pattern, char **out, pr_err *err) {
 
 /* ---- building ---- */
 
-static void *pcre_malloc(size_t bytes, void *arg) {
-    (void)arg;
-    return pr_alloc(PR_TAG_VOCAB, bytes);
-}
+/* What a context allocates is of one tag, which its `arg` points to. */
+static void *pcre_malloc(size_t bytes, void *arg) { return pr_alloc(*(const pr_tag *)arg, bytes); }
 
 static void pcre_free(void *p, void *arg) {
     (void)arg;
     pr_free(p);
 }
 
-static pr_status compile(const pr_pretok *p, const char *pattern, pcre2_code **out, pr_err *err) {
+static pcre2_general_context *new_context(pr_tag tag) {
+    static pr_tag cache = PR_TAG_CACHE, vocab = PR_TAG_VOCAB;
+    return pcre2_general_context_create(pcre_malloc, pcre_free, tag == PR_TAG_CACHE ? &cache : &vocab);
+}
+
+static pr_status compile(pcre2_general_context *general, const char *pattern, pcre2_code **out, pr_err *err) {
     char *translated = NULL;
     pr_status status = pr__pattern_translate(pattern, &translated, err);
     if (status) return status;
-    pcre2_compile_context *context = pcre2_compile_context_create(p->general);
+    pcre2_compile_context *context = pcre2_compile_context_create(general);
     if (!context) {
         pr_free(translated);
         return pr_fail_nomem(err, "a pattern", strlen(pattern));
@@ -203,7 +214,39 @@ static pr_status compile(const pr_pretok *p, const char *pattern, pcre2_code **o
     return pr_fail(err, PR_ERR_UNSUPPORTED, "pre-tokenizer pattern \"%.200s\": %s", pattern, why);
 }
 
-pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok **out, pr_err *err) {
+pr_status pr__pattern_compile(const char *pattern, pr_tag tag, pr__pattern **out, pr_err *err) {
+    *out = NULL;
+    pr__pattern *p = pr_calloc(tag, 1, sizeof *p);
+    if (!p) return pr_fail_nomem(err, "a pattern", sizeof *p);
+    atomic_init(&p->refs, 1);
+    p->general = new_context(tag);
+    pr_status status = p->general ? compile(p->general, pattern, &p->code, err)
+                                  : pr_fail_nomem(err, "a pattern", sizeof *p);
+    if (status) pr__pattern_unref(p);
+    else *out = p;
+    return status;
+}
+
+pr__pattern *pr__pattern_ref(pr__pattern *p) {
+    atomic_fetch_add(&p->refs, 1);
+    return p;
+}
+
+void pr__pattern_unref(pr__pattern *p) {
+    if (!p || atomic_fetch_sub(&p->refs, 1) != 1) return;
+    pcre2_code_free(p->code);
+    pcre2_general_context_free(p->general);
+    pr_free(p);
+}
+
+size_t pr__pattern_bytes(const pr__pattern *p) {
+    size_t code = 0, jit = 0;
+    (void)pcre2_pattern_info(p->code, PCRE2_INFO_SIZE, &code);
+    (void)pcre2_pattern_info(p->code, PCRE2_INFO_JITSIZE, &jit);
+    return sizeof *p + code + jit;
+}
+
+pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_texts *texts, pr_pretok **out, pr_err *err) {
     *out = NULL;
     if (n_steps > STEPS_MAX) return pr_fail(err, PR_ERR_LIMIT, "pre-tokenizer: over %d patterns", STEPS_MAX);
     size_t bytes = sizeof(pr_pretok) + n_steps * sizeof(compiled_step);
@@ -211,11 +254,11 @@ pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok 
     if (!p) return pr_fail_nomem(err, "a pre-tokenizer", bytes);
     p->n = n_steps;
     pr_status status = PR_OK;
-    p->general = pcre2_general_context_create(pcre_malloc, pcre_free, NULL);
+    p->general = new_context(PR_TAG_VOCAB);
     if (!p->general) status = pr_fail_nomem(err, "a pre-tokenizer", bytes);
     for (size_t i = 0; i < n_steps && !status; i++) {
         p->steps[i].cut = steps[i].cut;
-        status = compile(p, steps[i].pattern, &p->steps[i].code, err);
+        status = pr__texts_pattern(texts, steps[i].pattern, &p->steps[i].pattern, err);
     }
     if (status) pr__pretok_free(p);
     else *out = p;
@@ -224,7 +267,7 @@ pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok 
 
 void pr__pretok_free(pr_pretok *p) {
     if (!p) return;
-    for (size_t i = 0; i < p->n; i++) pcre2_code_free(p->steps[i].code);
+    for (size_t i = 0; i < p->n; i++) pr__pattern_unref(p->steps[i].pattern);
     pcre2_general_context_free(p->general);
     pr_free(p);
 }
@@ -316,7 +359,7 @@ static pr_status cut(pr_pretok_run *run, size_t step, const char *text, size_t f
 static pr_status split(pr_pretok_run *run, size_t step, const char *text, size_t len) {
     if (len == 0) return PR_OK;
     if (step == run->p->n) return run->fn(run->arg, text, len, run->err);
-    const pcre2_code *code = run->p->steps[step].code;
+    const pcre2_code *code = run->p->steps[step].pattern->code;
     size_t done = 0; /* everything before it has been handed on */
     pr_status status = PR_OK;
     for (size_t pos = 0; pos < len && !status;) {

@@ -17,7 +17,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/mem.h"
 #include "base/status.h"
+#include "precis.h"
 
 /* What a step does where its pattern matches. */
 typedef enum pr__cut {
@@ -46,8 +48,17 @@ const pr__pre_entry *pr__pre_all(size_t *n);
 typedef struct pr_pretok pr_pretok;
 typedef struct pr_pretok_run pr_pretok_run;
 
-/* PR_ERR_UNSUPPORTED names the pattern that PCRE2 (or the translation) refuses. */
-pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_pretok **out, pr_err *err);
+/* A compiled pattern: counted, immutable, thread-safe. What it allocates is of `tag` (PR_TAG_VOCAB or PR_TAG_CACHE), but for
+ * the code that the JIT makes, which PCRE2 maps itself. PR_ERR_UNSUPPORTED names the pattern that PCRE2 (or the translation)
+ * refuses. */
+typedef struct pr__pattern pr__pattern;
+pr_status pr__pattern_compile(const char *pattern, pr_tag tag, pr__pattern **out, pr_err *err);
+pr__pattern *pr__pattern_ref(pr__pattern *p);
+void pr__pattern_unref(pr__pattern *p);         /* NULL allowed */
+size_t pr__pattern_bytes(const pr__pattern *p); /* the JIT's code included */
+
+/* Patterns come from texts, or are compiled for this one (NULL). Errors as above. */
+pr_status pr__pretok_build(const pr__pre_step *steps, size_t n_steps, pr_texts *texts, pr_pretok **out, pr_err *err);
 void pr__pretok_free(pr_pretok *p);
 
 pr_status pr__pretok_run_open(const pr_pretok *p, pr_pretok_run **out, pr_err *err);

@@ -351,7 +351,7 @@ static pr_status build_pretok(pr_vocab *v, const pr_vocab_spec *spec, pr_err *er
         pr__pre_step *steps = pr_calloc(PR_TAG_VOCAB, spec->n_pre_patterns, sizeof *steps);
         if (!steps) return pr_fail_nomem(err, "pre-tokenizer patterns", spec->n_pre_patterns * sizeof *steps);
         for (size_t i = 0; i < spec->n_pre_patterns; i++) steps[i].pattern = spec->pre_patterns[i];
-        pr_status status = pr__pretok_build(steps, spec->n_pre_patterns, &v->pretok, err);
+        pr_status status = pr__pretok_build(steps, spec->n_pre_patterns, spec->texts, &v->pretok, err);
         pr_free(steps);
         return status;
     }
@@ -361,7 +361,7 @@ static pr_status build_pretok(pr_vocab *v, const pr_vocab_spec *spec, pr_err *er
     v->ignore_merges = v->ignore_merges || entry->ignore_merges;
     size_t n = 0;
     while (entry->steps[n].pattern) n++;
-    return pr__pretok_build(entry->steps, n, &v->pretok, err);
+    return pr__pretok_build(entry->steps, n, spec->texts, &v->pretok, err);
 }
 
 pr_status pr_vocab_build(const pr_vocab_spec *spec, pr_vocab **out, pr_err *err) {

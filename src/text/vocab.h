@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
+#include "precis.h"
 
 typedef enum pr_vocab_kind {
     PR_VOCAB_BPE,       /* byte-level BPE: merges, GPT-2 byte alphabet */
@@ -57,6 +58,7 @@ typedef struct pr_vocab_spec {
     bool escape_whitespaces; /* SPM: ' ' becomes U+2581 */
     bool ignore_merges;      /* a whole word that is a token wins at once; some names of pre (llama-bpe) imply it */
     bool remove_extra_whitespaces; /* SPM: runs of spaces become one, none at the ends */
+    pr_texts *texts;               /* where compiled patterns are shared; NULL: nowhere */
 } pr_vocab_spec;
 
 typedef struct pr_vocab pr_vocab;

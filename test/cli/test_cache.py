@@ -12,6 +12,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from gguf import CHATML, with_text  # noqa: E402
 from lib import finish, ok, path, precis, sanitized, small_model, write  # noqa: E402
 from server import Server, events, until  # noqa: E402
 
@@ -19,8 +20,11 @@ os.environ["XDG_RUNTIME_DIR"] = path("runtime")
 MODELS = os.environ["PRECIS_MODELS"]
 os.makedirs(MODELS)
 source = os.path.join(MODELS, "tiny.gguf")
-shutil.copy(small_model(), source)
-os.chmod(source, 0o644)
+try:
+    with_text(small_model(), source, "tokenizer.chat_template", CHATML)
+except AssertionError:  # it has one
+    shutil.copy(small_model(), source)
+    os.chmod(source, 0o644)
 r = precis("pack", "--fast", source, os.path.join(MODELS, "tiny.planes.gguf"), timeout=600)
 if not ok("a small elastic model", r.code == 0, str(r)):
     finish()
@@ -290,7 +294,17 @@ shutil.copy(source, plain + ".new")
 os.replace(plain + ".new", plain)
 ok("another loading of a model, another file, another question", [raw(s, for_plain)[0] for _ in range(2)] == ["MISS", "HIT"])
 c = cache(s, "models")
+texts = cache(s, "templates")
+ok("texts of a model are made ready once for all its loadings", texts["entries"] == texts["misses"] > 0
+   and texts["hits"] == 2 * texts["misses"] and 0 < texts["bytes"] <= texts["bytes_max"], str(texts))
+metrics = s.begin("GET", "/metrics").read().decode()
+ok("and counted in /metrics", 'precis_cache_hits_total{cache="templates"} %d\n' % texts["hits"] in metrics)
+ok("and in /api/performance", any(x == texts for x in s.get("/api/performance")["caches"]))
 ok("models are counted", c["misses"] == 3 and c["evictions"] == 2 and c["entries"] == 1, str(c))
+before = s.get(CACHES)["ledger_bytes"]
+s.post(Q + "cache/clear", {})
+ok("texts are cleared with the rest", cache(s, "templates")["cleared"] == texts["entries"]
+   and cache(s, "templates")["bytes"] == 0 and s.get(CACHES)["ledger_bytes"] < before, str(s.get(CACHES)))
 s.stop()
 
 # ---- keys ----

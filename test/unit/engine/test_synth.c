@@ -146,7 +146,7 @@ static void vocabulary_tokenizes(void **state) {
     int32_t ids[64];
     size_t n;
     static const char text[] = "hello, World! na\xc3\xafve";
-    if (pr__vocab_load(f, &v, &chat_template, &err) != PR_OK) fail_msg("%s", err.text);
+    if (pr__vocab_load(f, NULL, &v, &chat_template, &err) != PR_OK) fail_msg("%s", err.text);
     assert_int_equal(pr_vocab_size(v), 2000);
     assert_int_equal(pr_tokenize(v, text, strlen(text), PR_TOKENIZE_BOS, ids, 64, &n, &err), PR_OK);
     assert_int_equal(ids[0], 1);

@@ -88,7 +88,7 @@ static pr_model_file *vocab_file(bool spm, extra_fn extra) {
 static pr_vocab *loaded(const pr_model_file *f, char **chat_template) {
     pr_vocab *v;
     pr_err err = {0};
-    if (pr__vocab_load(f, &v, chat_template, &err) != PR_OK) fail_msg("%s", err.text);
+    if (pr__vocab_load(f, NULL, &v, chat_template, &err) != PR_OK) fail_msg("%s", err.text);
     return v;
 }
 
@@ -184,7 +184,7 @@ static void only(extra_fn write, pr_status want, const char *words) {
     write(w);
     assert_int_equal(pr_gguf_finish(w, NULL), PR_OK);
     assert_int_equal(pr_model_file_open(path, &f, &err), PR_OK);
-    pr_status status = pr__vocab_load(f, &v, &chat_template, &err);
+    pr_status status = pr__vocab_load(f, NULL, &v, &chat_template, &err);
     if (status != want || !strstr(err.text, words)) {
         fail_msg("wanted %s with \"%s\", got %s: %s", pr_status_name(want), words, pr_status_name(status), err.text);
     }
@@ -231,7 +231,7 @@ static void refused_with(extra_fn extra, const char *words) {
     char *chat_template;
     pr_err err = {0};
     pr_model_file *f = vocab_file(true, extra);
-    assert_int_equal(pr__vocab_load(f, &v, &chat_template, &err), PR_ERR_FORMAT);
+    assert_int_equal(pr__vocab_load(f, NULL, &v, &chat_template, &err), PR_ERR_FORMAT);
     if (!strstr(err.text, words)) fail_msg("wanted \"%s\", got: %s", words, err.text);
     assert_null(v);
     assert_null(chat_template);
@@ -529,7 +529,7 @@ static void every_allocation_may_fail(void **state) {
             size_t before = pr_mem_total();
             pr_mem_fail_after(n, false);
             pr_status status = what ? from_json("{" BYTE_LEVEL "," MODEL "}", "{\"a\":1}", &v, &err)
-                                    : pr__vocab_load(f, &v, &chat_template, &err);
+                                    : pr__vocab_load(f, NULL, &v, &chat_template, &err);
             bool failed = pr_mem_failed();
             pr_mem_fail_after(-1, false);
             pr_vocab_free(v);
@@ -634,7 +634,7 @@ static void folder_without_tokenizer_is_refused(void **state) {
     fwrite("\2\0\0\0\0\0\0\0{}", 1, 10, file);
     fclose(file);
     assert_int_equal(pr_model_file_open(folder, &f, &err), PR_OK);
-    assert_int_equal(pr__vocab_load(f, &v, &chat_template, &err), PR_ERR_NOTFOUND);
+    assert_int_equal(pr__vocab_load(f, NULL, &v, &chat_template, &err), PR_ERR_NOTFOUND);
     assert_non_null(strstr(err.text, "tokenizer.json is missing"));
     pr_model_file_close(f);
     unlink(config);

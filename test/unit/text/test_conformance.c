@@ -153,7 +153,7 @@ static void test_llama_bpe_words(void **state) {
     const pr__pre_entry *entry = pr__pre_find("llama-bpe");
     pr_pretok *p;
     pr_pretok_run *run;
-    assert_int_equal(pr__pretok_build(entry->steps, 1, &p, NULL), PR_OK);
+    assert_int_equal(pr__pretok_build(entry->steps, 1, NULL, &p, NULL), PR_OK);
     assert_int_equal(pr__pretok_run_open(p, &run, NULL), PR_OK);
     static pr_text_ref known[130000];
     size_t n_whole = 0;

@@ -104,7 +104,7 @@ static void test_pieces(void **state) {
         pr_pretok *p;
         pr_pretok_run *run;
         pr_err err = {0};
-        if (pr__pretok_build(steps, n_steps, &p, &err)) fail_msg("%s", err.text);
+        if (pr__pretok_build(steps, n_steps, NULL, &p, &err)) fail_msg("%s", err.text);
         assert_int_equal(pr__pretok_run_open(p, &run, NULL), PR_OK);
         for (size_t k = 0; k < n_texts; k++, i++) {
             piece_check c = {.pre = name, .text = texts[k], .want = g.lines[i]};
