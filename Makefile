@@ -29,7 +29,7 @@ B := build/$(MODE)$(CC_SUFFIX)
 
 # ---- flags ----
 
-LIBS      := jansson libcurl libcrypto libpcre2-8 libutf8proc hwloc inih zlib libmicrohttpd
+LIBS      := jansson libcurl libcrypto libpcre2-8 libutf8proc hwloc inih zlib libdeflate libmicrohttpd
 LIBS_CMD  := libedit
 LIBS_TEST := cmocka
 

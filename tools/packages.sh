@@ -8,8 +8,8 @@ usage() { echo "usage: tools/packages.sh build|test ..." >&2; exit 2; }
 [[ $# -gt 0 ]] || usage
 
 build=(gcc libc6-dev make pkg-config
-    libjansson-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libutf8proc-dev libhwloc-dev libinih-dev libedit-dev zlib1g-dev
-    libmicrohttpd-dev
+    libjansson-dev libcurl4-openssl-dev libssl-dev libpcre2-dev libutf8proc-dev libhwloc-dev libinih-dev libedit-dev
+    zlib1g-dev libdeflate-dev libmicrohttpd-dev
     ca-certificates python3 python3-pip python3-venv) # pip fetches the default model
 
 test=(git libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev curl

@@ -4,7 +4,9 @@
  * Tokens are decoded one a step, without a pause, while a second thread asks for the move at a random moment within a
  * step, as a server does. A lower level must hold from the next step on: the first token at the new level can be expected
  * after the rest of the running step and one whole step, and that is what it is held against. A raise is read from the
- * disk while tokens go on: told are the longest of them, and when the level was reached.
+ * disk while tokens go on: told are the longest of them, and when the level was reached. Since planes are used as they
+ * come, tokens become slower on the way up by themselves; so each is also held against the level in force when it began:
+ * the medians at both ends, and by its bits a weight in between.
  *
  * Memory is the resident set before the move and one second after it (or, when reading takes longer, one second after
  * the level was reached), against the bytes that the plan says and the keys and values that came meanwhile.
@@ -24,7 +26,7 @@
 #include "cmd/text.h"
 #include "sample/sample.h"
 
-enum { STEPS_BEFORE = 33, CONTEXT_MAX = 512, SEED = 1 };
+enum { STEPS_BEFORE = 33, CONTEXT_MAX = 512, SEED = 1, MARKS_MAX = 1 << 16 };
 
 static const double MOVE_SECONDS = 600, LOOK_SECONDS = 1;
 
@@ -33,8 +35,13 @@ typedef struct results {
     double *first, *expected; /* seconds: first token at the new level; rest of the running step and one more */
     double *reached;          /* seconds until every plane was in use, or given up */
     double *step, *longest;   /* seconds: median step before, longest token from the request until reached */
+    double *slowest;          /* the worst of those tokens against the level in force, as a ratio */
     double *rss_before, *rss_after, *rss_expected;
 } results;
+
+typedef struct mark { /* a token of a move, and how many bits a weight had when its step began */
+    double seconds, bits;
+} mark;
 
 typedef struct bench {
     const pr_bench_job *job;
@@ -47,6 +54,8 @@ typedef struct bench {
     uint32_t context;
     size_t bytes_from, bytes_to; /* of weights */
     size_t kv_before, kv_after;  /* keys and values of the tokens meanwhile are no matter of the move */
+    mark *marks;                 /* [MARKS_MAX]; of one move */
+    size_t n_marks;
     results r;
     pr_err err;
 } bench;
@@ -84,70 +93,94 @@ static pr_status step(bench *b, double *seconds) {
     return status;
 }
 
-static pr_status go_to(bench *b, const pr_place *place, size_t *bytes, uint32_t *cursor) {
-    pr_elastic_info e;
+static pr_status go_to(bench *b, const pr_place *place, pr_elastic_info *there) {
     pr_status status = pr__place_move(b->engine, place, &b->err);
     if (status == PR_OK) status = pr_engine_settle(b->engine, MOVE_SECONDS, &b->err);
-    pr_engine_elastic(b->engine, &e);
-    *bytes = e.bytes;
-    *cursor = e.cursor;
+    pr_engine_elastic(b->engine, there);
     return status;
 }
 
-/* Decode until a second after the new cursor is in use; fills the results of repetition i. */
-static pr_status decode_through(bench *b, uint32_t i, const asker *a, uint32_t old_cursor) {
+/* The median of some tokens now. */
+static pr_status measure_step(bench *b, double *seconds) {
+    double steps[STEPS_BEFORE];
+    pr_status status = PR_OK;
+    uint32_t n = 0;
+    for (; n < STEPS_BEFORE && status == PR_OK; n++) status = step(b, &steps[n]);
+    *seconds = pr__median(steps, n);
+    return status;
+}
+
+/* Decode until a second after the new cursor is in use; fills the results of repetition i, and the marks. */
+static pr_status decode_through(bench *b, uint32_t i, const asker *a, const pr_elastic_info *old) {
     results *r = &b->r;
     pr_status status = PR_OK;
     double seconds = 0, reached_at = 0, rest = 0;
     bool looked = false;
+    pr_elastic_info e = *old;
+    b->n_marks = 0;
     r->longest[i] = 0;
     while (status == PR_OK && !looked) {
-        pr_elastic_info e;
+        double bits = e.bits_per_weight;
         status = step(b, &seconds);
         double end = pr_now(), asked = (double)atomic_load(&a->asked_ns) * 1e-9;
         if (asked == 0) continue;
         if (end - seconds < asked) rest = end - asked;
         pr_engine_elastic(b->engine, &e);
-        bool there = e.cursor == e.target && e.cursor != old_cursor;
+        bool there = e.cursor == e.target && e.cursor != old->cursor;
         if (there && reached_at == 0) {
             reached_at = end;
             r->first[i] = end - asked;
             r->expected[i] = rest + r->step[i];
             r->reached[i] = end - asked;
-            b->bytes_to = e.bytes;
         }
         if (!there && e.raise_err.status != PR_OK) return pr_fail(&b->err, e.raise_err.status, "%s", e.raise_err.text);
         if (end - asked > MOVE_SECONDS) return pr_fail(&b->err, PR_ERR_LIMIT, "--switch: the move takes too long");
-        if ((reached_at == 0 || end - seconds < reached_at) && seconds > r->longest[i]) r->longest[i] = seconds;
-        if (reached_at > 0 && end >= (r->reached[i] < LOOK_SECONDS ? asked : reached_at) + LOOK_SECONDS) {
-            pr_engine_elastic(b->engine, &e);
-            b->bytes_to = e.bytes;
-            r->rss_after[i] = (double)pr_rss_bytes();
-            b->kv_after = pr_mem_bytes(PR_TAG_KV);
-            looked = true;
+        if (reached_at == 0 || end - seconds < reached_at) {
+            if (seconds > r->longest[i]) r->longest[i] = seconds;
+            if (b->n_marks < MARKS_MAX) b->marks[b->n_marks++] = (mark){seconds, bits};
         }
+        looked = reached_at > 0 && end >= (r->reached[i] < LOOK_SECONDS ? asked : reached_at) + LOOK_SECONDS;
     }
+    pr_engine_elastic(b->engine, &e);
+    b->bytes_to = e.bytes;
+    r->rss_after[i] = (double)pr_rss_bytes();
+    b->kv_after = pr_mem_bytes(PR_TAG_KV);
     return status;
+}
+
+/* The worst token of the move against the level in force: seconds at its bits, on the line between both ends. */
+static double slowest(const bench *b, double bits_from, double step_from, double bits_to, double step_to) {
+    double worst = 0;
+    for (size_t i = 0; i < b->n_marks; i++) {
+        double part = (b->marks[i].bits - bits_from) / (bits_to - bits_from);
+        double ratio = b->marks[i].seconds / (step_from + part * (step_to - step_from));
+        if (ratio > worst) worst = ratio;
+    }
+    return worst;
 }
 
 static pr_status one_move(bench *b, uint32_t i) {
     results *r = &b->r;
-    double before[STEPS_BEFORE];
-    uint32_t cursor, n = 0;
-    pr_status status = go_to(b, &b->from, &b->bytes_from, &cursor);
-    for (; n < STEPS_BEFORE && status == PR_OK; n++) status = step(b, &before[n]);
+    pr_elastic_info from, to;
+    double after = 0;
+    pr_status status = go_to(b, &b->from, &from);
+    if (status == PR_OK) status = measure_step(b, &r->step[i]);
     if (status != PR_OK) return status;
-    r->step[i] = pr__median(before, n);
+    b->bytes_from = from.bytes;
     r->rss_before[i] = (double)pr_rss_bytes();
     b->kv_before = pr_mem_bytes(PR_TAG_KV);
     asker a = {.b = b, .delay = (1 + pr_sample_uniform(SEED, i)) * r->step[i]};
     if (pthread_create(&a.thread, NULL, ask, &a) != 0) return pr_fail(&b->err, PR_ERR_NOMEM, "no thread for --switch");
-    status = decode_through(b, i, &a, cursor);
+    status = decode_through(b, i, &a, &from);
     pthread_join(a.thread, NULL);
     if (a.status != PR_OK) b->err = a.err;
+    if (status == PR_OK) status = a.status;
+    if (status == PR_OK) status = measure_step(b, &after);
+    pr_engine_elastic(b->engine, &to);
+    r->slowest[i] = slowest(b, from.bits_per_weight, r->step[i], to.bits_per_weight, after);
     r->rss_expected[i] = r->rss_before[i] + (double)b->bytes_to - (double)b->bytes_from;
     r->rss_expected[i] += (double)b->kv_after - (double)b->kv_before;
-    return a.status != PR_OK ? a.status : status;
+    return status;
 }
 
 /* ---- preparing ---- */
@@ -179,16 +212,18 @@ static pr_status open_model(bench *b) {
     if (b->context > CONTEXT_MAX) b->context = CONTEXT_MAX;
     for (uint32_t i = 0; i < b->context; i++) b->tokens[i] = (int32_t)(pr_sample_uniform(SEED, i) * b->info.n_vocab);
     status = pr_session_open(b->engine, &b->session, &b->err);
-    if (status == PR_OK && (status = go_to(b, &b->to, &b->bytes_to, &e.target)) != PR_OK)
-        pr_err_context(&b->err, "--switch");
-    if (status == PR_OK && e.target == e.cursor)
+    uint32_t cursor = e.cursor;
+    if (status == PR_OK && (status = go_to(b, &b->to, &e)) != PR_OK) pr_err_context(&b->err, "--switch");
+    if (status == PR_OK && e.cursor == cursor)
         status = pr_fail(&b->err, PR_ERR_ARG, "--switch: %s is the same place of this model's list", b->job->moves);
     return status;
 }
 
 static pr_status reserve(bench *b) {
-    double **all[] = {&b->r.first,   &b->r.expected,   &b->r.reached,   &b->r.step,
-                      &b->r.longest, &b->r.rss_before, &b->r.rss_after, &b->r.rss_expected};
+    double **all[] = {&b->r.first,   &b->r.expected,   &b->r.reached,   &b->r.step,        &b->r.longest,
+                      &b->r.slowest, &b->r.rss_before, &b->r.rss_after, &b->r.rss_expected};
+    b->marks = pr_calloc(PR_TAG_MISC, MARKS_MAX, sizeof *b->marks);
+    if (!b->marks) return pr_fail_nomem(&b->err, "a benchmark", MARKS_MAX * sizeof *b->marks);
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
         *all[i] = pr_calloc(PR_TAG_MISC, b->job->repeats, sizeof **all[i]);
         if (!*all[i]) return pr_fail_nomem(&b->err, "a benchmark", 0);
@@ -197,9 +232,10 @@ static pr_status reserve(bench *b) {
 }
 
 static void close_all(bench *b) {
-    double *all[] = {b->r.first,   b->r.expected,   b->r.reached,   b->r.step,
-                     b->r.longest, b->r.rss_before, b->r.rss_after, b->r.rss_expected};
+    double *all[] = {b->r.first,   b->r.expected,   b->r.reached,   b->r.step,        b->r.longest,
+                     b->r.slowest, b->r.rss_before, b->r.rss_after, b->r.rss_expected};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) pr_free(all[i]);
+    pr_free(b->marks);
     pr_session_close(b->session);
     pr_engine_close(b->engine);
 }
@@ -208,7 +244,7 @@ static void close_all(bench *b) {
 
 typedef struct figures {
     double first, first_worst, expected, over_worst; /* over: first against what was expected for it */
-    double step, longest, longest_ratio, reached, reached_worst;
+    double step, longest, longest_ratio, slowest, reached, reached_worst;
     double rss_before, rss_after, rss_expected;
 } figures;
 
@@ -221,6 +257,7 @@ static figures sum_up(bench *b) {
         if (ratio > f.longest_ratio) f.longest_ratio = ratio;
         if (over > f.over_worst) f.over_worst = over;
         if (r->longest[i] > f.longest) f.longest = r->longest[i];
+        if (r->slowest[i] > f.slowest) f.slowest = r->slowest[i];
     }
     f.first = pr__median(r->first, n);
     f.first_worst = r->first[n - 1];
@@ -249,8 +286,9 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
             "worst)\n",
             b->to_name, f->first * 1e3, f->first_worst * 1e3, f->expected * 1e3, f->over_worst);
     }
-    pr_str_printf(s, "tokens   %.1f ms before; the longest while moving %.1f ms (%.2fx at worst)\n", f->step * 1e3,
-                  f->longest * 1e3, f->longest_ratio);
+    pr_str_printf(
+        s, "tokens   %.1f ms before; the longest while moving %.1f ms (%.2fx at worst; %.2fx the level in force)\n",
+        f->step * 1e3, f->longest * 1e3, f->longest_ratio, f->slowest);
     pr_str_printf(s, "memory   %s resident before, %s a second later; predicted %s (%+.1f%%)\n",
                   pr_format_bytes(before, sizeof before, (uint64_t)f->rss_before),
                   pr_format_bytes(after, sizeof after, (uint64_t)f->rss_after),
@@ -274,6 +312,7 @@ static void print_json(const bench *b, const figures *f, pr_str *s) {
     pr__json_f64(s, "step_seconds", f->step);
     pr__json_f64(s, "longest_token_seconds", f->longest);
     pr__json_f64(s, "longest_over_median_worst", f->longest_ratio);
+    pr__json_f64(s, "longest_over_level_worst", f->slowest);
     pr__json_f64(s, "reached_seconds", f->reached);
     pr__json_f64(s, "reached_seconds_worst", f->reached_worst);
     pr__json_u64(s, "rss_before_bytes", (uint64_t)f->rss_before);

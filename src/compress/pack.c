@@ -7,11 +7,11 @@
  * table, so that the unfinished file can be opened and measured, then with the final one.
  */
 #include <assert.h>
+#include <libdeflate.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <zlib.h>
 
 #include "base/mem.h"
 #include "base/os.h"
@@ -186,7 +186,7 @@ static pr_status write_planes(packer *p, uint32_t i, uint8_t *const *plane, pr_e
         size_t tile = pr_plane_tile_bytes((pr_plane)l, t->cols);
         for (uint32_t u = t->unit0; u < t->unit0 + t->n_units; u++) {
             pr_plane_piece *piece = &p->plan.set.units[u];
-            piece->crc[l] = (uint32_t)crc32_z(0, plane[l] + piece->tile0 * tile, piece->n_tiles * tile);
+            piece->crc[l] = libdeflate_crc32(0, plane[l] + piece->tile0 * tile, piece->n_tiles * tile);
         }
         st = pr_gguf_data_at(p->w, p->plan.matrices[i].tensor[l], 0, plane[l], plane_bytes(t, l), err);
     }

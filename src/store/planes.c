@@ -15,8 +15,8 @@
 #include "store/planes.h"
 
 #include <inttypes.h>
+#include <libdeflate.h>
 #include <math.h>
-#include <zlib.h>
 
 #include "base/mem.h"
 #include "store/model_file_impl.h"
@@ -394,18 +394,18 @@ static pr_status read_pieces(const pr_model_file *file, uint32_t unit, pr_plane 
     const pr_tensor_info *info = info_of(file->planes, unit, plane);
     uint64_t from = pr_plane_unit_offset(file->planes, unit, plane);
     uint64_t left = pr_plane_unit_bytes(file->planes, unit, plane);
-    unsigned long sum = crc32_z(0, NULL, 0);
+    uint32_t sum = libdeflate_crc32(0, NULL, 0);
     for (bool first = true; left > 0; first = false) {
         size_t n = left < PIECE_BYTES ? (size_t)left : PIECE_BYTES;
         if (!first && stop && stop(arg)) return pr_fail(err, PR_ERR_CANCELLED, "reading '%s' was stopped", info->name);
         pr_status status = pr_model_file_read(file, info, from, out, n, err);
         if (status != PR_OK) return status;
-        sum = crc32_z(sum, out, n);
+        sum = libdeflate_crc32(sum, out, n);
         out += n;
         from += n;
         left -= n;
     }
-    *crc = (uint32_t)sum;
+    *crc = sum;
     return PR_OK;
 }
 
