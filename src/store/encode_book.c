@@ -18,9 +18,10 @@
 
 enum { N4 = 16, N2 = 4, REFIT_EVERY = 2, ROUNDS_MAX = 3, REFITS_MAX = 2 };
 
-/* Steps from the first nibble of a code to that of the next: 16 leave no gap; with 19 few weights fall between, and p16 at
- * k16 = 64 still carries what they lack. */
-enum { GAP_MAX = 19 };
+/* Steps from what one code stands for to what the next does, and from its first nibble to the next's: 16 nibbles leave no
+ * gap. With 17 a weight between is one step away at most, which p16 carries at k16 = 128. Where codes are further apart
+ * than that, their nibbles are no longer in the middle around them, and are the better for it: with 19 for both p16 lost a bit. */
+enum { MEANS_MAX = 19, GAP_MAX = 17 };
 
 /* In units of a group's deviation: the best nested codebook of normally distributed numbers. */
 static const float normal2[N2] = {-1.557f, -0.475f, 0.475f, 1.557f};
@@ -224,7 +225,7 @@ static void means_of_codes(const maker *m, float mean[N4]) {
  * and the next's. */
 static void set_step(pr__encoder *e, const float mean[N4], float fine) {
     float *c8 = e->book.c8;
-    for (int i = 1; i < N4; i++) fine = fmaxf(fine, (mean[i] - mean[i - 1]) / GAP_MAX);
+    for (int i = 1; i < N4; i++) fine = fmaxf(fine, (mean[i] - mean[i - 1]) / MEANS_MAX);
     e->book.fine = fine;
     e->book.reach = true;
     for (int i = 0; i < N4; i++) c8[i] = rintf(mean[i] / fine - 7.5f);
@@ -265,11 +266,13 @@ static void find_step(maker *m) {
     set_step(e, mean, best_fine);
 }
 
-/* The finest k16 with which p8 seldom has to give way so that p16 can carry the rest, and with which it then can. */
+/* The finest k16 with which p8 seldom has to give way so that p16 can carry the rest, and with which it then can. Where there
+ * is no p16, p8 need not give way at all. */
 static void find_k16(maker *m) {
     pr__book *book = &m->e->book;
     loop(m, floor_body);
     loop(m, descend_body);
+    if (m->e->opts.n_planes <= PR_PLANE_P16) return;
     pr__refined r = refined(m);
     int at = 0;
     for (;; at++) {

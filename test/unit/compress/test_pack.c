@@ -85,7 +85,7 @@ static double relative_error(const pr_model_file *packed, const pr_plane_set *se
 }
 
 static void check_matrices(const pr_model_file *source, const pr_model_file *packed, bool is_fast) {
-    static const double most[PR_PLANE_COUNT] = {0.3, 0.03, 5e-4, 1e-6};
+    static const double most[PR_PLANE_COUNT] = {0.3, 0.03, 5e-4, 2e-8};
     const pr_plane_set *set = pr_model_file_planes(packed);
     pr_err err = {0};
     for (uint32_t i = 0; i < set->n_tensors; i++) {
@@ -193,7 +193,8 @@ static void models(void **state) {
     assert_int_equal(pr_mem_total(), held);
 }
 
-static double worst(const char *a, const char *b, const pr_engine_opts *of_b) {
+/* How far b's logits are from those of a with --exact: root mean square, relative to a's. */
+static double apart(const char *a, const char *b, const pr_engine_opts *of_b) {
     int32_t tokens[24];
     rig_rng rng = {1};
     const pr_engine_opts exact = {.n_threads = 2, .exact = true, .logits_max = 32};
@@ -202,17 +203,27 @@ static double worst(const char *a, const char *b, const pr_engine_opts *of_b) {
     assert_int_equal(n_vocab, rig_vocab(y));
     rig_tokens(&rng, tokens, 24, n_vocab);
     float *p = rig_logits(x, tokens, 24), *q = rig_logits(y, tokens, 24);
-    double most = 0;
+    double error = 0, norm = 0;
     for (uint32_t i = 0; i < 24 * n_vocab; i++) {
-        double d = fabs((double)p[i] - (double)q[i]);
-        if (!(d <= most)) most = d;
+        double d = (double)p[i] - (double)q[i];
+        error += d * d;
+        norm += (double)p[i] * (double)p[i];
     }
     pr_free(p);
     pr_free(q);
     pr_engine_close(x);
     pr_engine_close(y);
-    return most;
+    return sqrt(error / norm);
 }
+
+/*
+ * What all planes may differ by. A weight is off by half a step of p16 at most, evenly spread: a step is about 2^-13.4 of the
+ * group's largest weight (c8 reaches 85 steps of p8, k16 is 128), which makes 6e-5 of the weights' root mean square where they
+ * are spread evenly, and 1.2e-4 for the few matrices with k16 = 64. Matrices err independently, and each passes its
+ * own relative error on, so that n of them make sqrt(n) times one's. It has to be relative: a tied embedding of the tiny
+ * models has numbers 4 times those of a head, so the logits are 4 times as large, and so is what they differ by.
+ */
+static double all_planes_max(uint32_t n_matrices) { return 1e-4 * sqrt(n_matrices); }
 
 /* All planes give the source's logits, and fewer of them ever worse ones. */
 static void engine(void **state) {
@@ -220,14 +231,14 @@ static void engine(void **state) {
     char kept[2][300];
     const char *path = stays(rig_model(&variants[0].model, "m.gguf"), kept[0]);
     const char *out = stays(rig_path("out.gguf"), kept[1]);
-    pack(path, out, &calibrated);
+    pr_pack_report r = pack(path, out, &calibrated);
     double last = 0;
     for (int l = PR_LEVEL_FP16; l >= PR_LEVEL_INT2; l--) {
         const pr_engine_opts opts = {
             .n_threads = 2, .exact = true, .logits_max = 32, .level_given = true, .level = (pr_level)l};
-        double d = worst(path, out, &opts);
-        if (l == PR_LEVEL_FP16) assert_true(d < 0.02);
-        if (l == PR_LEVEL_INT8) assert_true(d < 0.3);
+        double d = apart(path, out, &opts);
+        if (l == PR_LEVEL_FP16) assert_true(d < all_planes_max(r.n_matrices));
+        if (l == PR_LEVEL_INT8) assert_true(d < 0.04);
         assert_true(d > last);
         last = d;
     }
@@ -248,8 +259,8 @@ static void safetensors(void **state) {
         pr_pack_report r = pack(dir, out, &fast);
         assert_int_equal(r.n_planes, 4);
         const pr_engine_opts opts = {.n_threads = 2, .exact = true, .logits_max = 32};
-        double d = worst(dir, out, &opts);
-        if (!(d < 0.05)) fail_msg("%s: logits differ by %g", pr_tiny_specs[i].name, d);
+        double d = apart(dir, out, &opts);
+        if (!(d < all_planes_max(r.n_matrices))) fail_msg("%s: logits differ by %g", pr_tiny_specs[i].name, d);
         int32_t a[256], b[256];
         size_t n = 0, m = 0;
         pr_engine *x = rig_open(dir, &opts), *y = rig_open(out, &opts);
