@@ -4,8 +4,8 @@
  * A failing function writes one line into its caller's pr_err and returns the
  * status; nothing is stored elsewhere, so there is no thread-local "last error"
  * to go stale and no allocation that could itself fail. Text that comes from
- * outside (file names, tensor names, JSON) ends up in these lines, so control
- * characters are replaced: a line stays a line, and a terminal stays sane.
+ * outside (file names, tensor names, JSON) ends up in these lines, so they are
+ * made safe for people: a line stays a line, and a terminal stays sane.
  */
 #include "base/status.h"
 
@@ -13,6 +13,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+
+#include "base/str.h"
 
 const char *pr_status_name(pr_status status) {
     switch (status) {
@@ -29,23 +31,18 @@ const char *pr_status_name(pr_status status) {
     return "unknown status";
 }
 
-/* Bytes from 0x80 up are left alone: they are UTF-8, or the reader's problem. */
-static void clean_line(char *text) {
-    for (char *c = text; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
-    }
-}
-
-static void append_format(pr_err *err, size_t at, const char *fmt, va_list args) {
-    if (at < sizeof err->text) vsnprintf(err->text + at, sizeof err->text - at, fmt, args);
-    clean_line(err->text);
+static void write_line(pr_err *err, const char *fmt, va_list args) {
+    char text[sizeof err->text];
+    vsnprintf(text, sizeof text, fmt, args);
+    text[pr_utf8_complete(text, strlen(text))] = '\0'; /* where a character was cut */
+    pr_text_safe(err->text, sizeof err->text, text);
 }
 
 pr_status pr_fail(pr_err *err, pr_status status, const char *fmt, ...) {
     if (!err) return status;
     va_list args;
     va_start(args, fmt);
-    append_format(err, 0, fmt, args);
+    write_line(err, fmt, args);
     va_end(args);
     err->status = status;
     return status;
@@ -63,7 +60,7 @@ pr_status pr_fail_errno(pr_err *err, const char *fmt, ...) {
     if (!err) return status;
     va_list args;
     va_start(args, fmt);
-    append_format(err, 0, fmt, args);
+    write_line(err, fmt, args);
     va_end(args);
     size_t len = strlen(err->text);
     snprintf(err->text + len, sizeof err->text - len, ": %s", strerror(code));
@@ -81,7 +78,7 @@ void pr_err_context(pr_err *err, const char *fmt, ...) {
     memcpy(old, err->text, sizeof old);
     va_list args;
     va_start(args, fmt);
-    append_format(err, 0, fmt, args);
+    write_line(err, fmt, args);
     va_end(args);
     size_t len = strlen(err->text);
     snprintf(err->text + len, sizeof err->text - len, ": %s", old);

@@ -290,6 +290,63 @@ size_t pr_utf8_complete(const char *text, size_t len) {
     return len; /* no lead in sight: not an unfinished character */
 }
 
+/* ---- for people ---- */
+
+enum { SAFE_CHAR_MAX = 8 };
+
+/* A character that moves the cursor, ends the line, or changes the direction of what stands beside it. */
+static bool is_unsafe(int32_t cp) {
+    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || cp == 0x61c || cp == 0x200e || cp == 0x200f ||
+           (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
+/* The first character of text[0..len), made safe; returns how many bytes it had, *n of the result's. */
+static size_t safe_char(const char *text, size_t len, char out[SAFE_CHAR_MAX], size_t *n) {
+    static const char digits[] = "0123456789abcdef";
+    int32_t cp;
+    size_t used = pr_utf8_decode(text, len, &cp);
+    if (cp >= 0 && !is_unsafe(cp)) {
+        memcpy(out, text, *n = used);
+        return used;
+    }
+    out[0] = '\\';
+    *n = 2;
+    if (cp == '\n' || cp == '\r' || cp == '\t') {
+        out[1] = cp == '\n' ? 'n' : cp == '\r' ? 'r' : 't';
+        return used;
+    }
+    bool byte = cp < 0x80; /* not UTF-8, too */
+    unsigned value = byte ? (unsigned char)text[0] : (unsigned)cp;
+    out[1] = byte ? 'x' : 'u';
+    for (int shift = byte ? 4 : 12; shift >= 0; shift -= 4) out[(*n)++] = digits[value >> shift & 15];
+    return used;
+}
+
+char *pr_text_safe(char *out, size_t out_len, const char *text) {
+    size_t len = strlen(text), at = 0, n = 0;
+    char c[SAFE_CHAR_MAX];
+    for (size_t i = 0; i < len; at += n) {
+        i += safe_char(text + i, len - i, c, &n);
+        if (at + n >= out_len) break;
+        memcpy(out + at, c, n);
+    }
+    if (out_len) out[at] = '\0';
+    return out;
+}
+
+void pr_str_line(pr_str *s, const char *fmt, ...) {
+    pr_str text = {0};
+    char c[SAFE_CHAR_MAX];
+    va_list args;
+    va_start(args, fmt);
+    pr_str_vprintf(&text, fmt, args);
+    va_end(args);
+    s->failed |= text.failed;
+    for (size_t i = 0, n; i < text.len; pr_str_append(s, c, n)) i += safe_char(text.data + i, text.len - i, c, &n);
+    pr_str_puts(s, "\n");
+    pr_str_free(&text);
+}
+
 /* ---- comparing ---- */
 
 bool pr_str_starts(const char *text, const char *prefix) { return strncmp(text, prefix, strlen(prefix)) == 0; }

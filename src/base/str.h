@@ -26,6 +26,8 @@ void pr_str_printf(pr_str *s, const char *fmt, ...) PR_PRINTF(2, 3);
 void pr_str_vprintf(pr_str *s, const char *fmt, va_list args) PR_PRINTF(2, 0);
 /* Append text as a JSON string with quotes; invalid UTF-8 becomes U+FFFD. */
 void pr_str_json(pr_str *s, const char *text, size_t len);
+/* Append a line for people: what does not belong into one, coming from outside, is written as pr_text_safe() does. */
+void pr_str_line(pr_str *s, const char *fmt, ...) PR_PRINTF(2, 3);
 static inline bool pr_str_ok(const pr_str *s) { return !s->failed; }
 /* Take the memory (pr_free it); "" when empty, NULL when failed. */
 char *pr_str_take(pr_str *s);
@@ -46,6 +48,11 @@ size_t pr_utf8_decode(const char *text, size_t len, int32_t *cp);
 size_t pr_utf8_encode(uint32_t cp, char out[4]);
 /* Number of leading bytes of text[len] that end on a character boundary (an incomplete tail is left out). */
 size_t pr_utf8_complete(const char *text, size_t len);
+
+/* text for people's eyes, in one line and harmless to a terminal: control characters (C0, DEL, C1), what ends lines or turns
+ * letters around, and bytes that are not UTF-8 are written as \n, \x1b or \u202e; all else as it is. Into out[out_len], cut
+ * where it does not fit, never within a character; what is cut is cut from the result. Returns out. */
+char *pr_text_safe(char *out, size_t out_len, const char *text);
 
 bool pr_str_starts(const char *text, const char *prefix);
 bool pr_str_ends(const char *text, const char *suffix);

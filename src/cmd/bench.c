@@ -218,9 +218,9 @@ static void print_text(const bench *b, const figures *f, pr_str *s) {
     const pr_engine_info *i = &b->info;
     const char *plural = b->repeats == 1 ? "" : "s";
     double off = ((double)b->peak_bytes / (double)i->peak_bytes - 1) * 100;
-    pr_str_printf(s, "model    %s: %s parameters, %s; %s%s, %d threads\n", pr__models_title(i),
-                  pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
-                  b->load.opts.exact ? ", exact" : "", i->n_threads);
+    pr_str_line(s, "model    %s: %s parameters, %s; %s%s, %d threads", pr__models_title(i),
+                pr__format_count(a, sizeof a, i->n_params), i->weight_types, i->isa,
+                b->load.opts.exact ? ", exact" : "", i->n_threads);
     pr_str_printf(s, "load     %.2f s; %s\n", b->load_seconds, pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
     if (b->n_prompt) {
         pr_str_printf(s, "prefill  %u tokens: %.1f tokens/s (%.1f to %.1f in %u run%s), first token after %.3f s\n",

@@ -155,8 +155,7 @@ static void tell(bench *b, pr_str *s) {
         return;
     }
     char brief[160];
-    pr_str_printf(s, "model    %s: %s\n", pr__models_title(&info),
-                  pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
+    pr_str_line(s, "model    %s: %s", pr__models_title(&info), pr__elastic_brief(b->engine, NULL, brief, sizeof brief));
     pr_str_printf(s, "answer   %u tokens after %zu of %s, greedy, %u times each\n", b->job->n_answer, b->n_prompt,
                   b->job->text_name, n);
     pr_str_printf(s, "speed    %.1f tokens/s with drafts (%s), %.1f without: %.2fx (%.2f to %.2f)\n", with, mode,

@@ -130,7 +130,7 @@ static void command(chat *c, const char *line) {
         table[i].run(c, rest);
         return;
     }
-    printf("unknown command %.*s (/help lists them)\n", (int)len, line);
+    pr__cmd_line(stdout, "unknown command %.*s (/help lists them)", (int)len, line);
 }
 
 /* ---- the loop ---- */
@@ -166,8 +166,9 @@ static void greet(const pr_engine *engine) {
     pr_engine_describe(engine, &info);
     pr_elastic_info elastic;
     pr_engine_elastic(engine, &elastic);
-    printf("%s%s%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.\n", pr__models_title(&info),
-           elastic.elastic ? " at " : "", elastic.elastic ? pr__level_text(&elastic) : "", info.context_max);
+    pr__cmd_line(stdout, "%s%s%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.",
+                 pr__models_title(&info), elastic.elastic ? " at " : "",
+                 elastic.elastic ? pr__level_text(&elastic) : "", info.context_max);
 }
 
 int pr__chat(pr_engine *engine, const pr_talk_opts *opts, bool show_stats) {

@@ -23,6 +23,7 @@
 #include "base/os.h"
 #include "cmd/child.h"
 #include "cmd/models.h"
+#include "cmd/term.h"
 #include "store/planes.h"
 
 enum { LOG_TAIL_BYTES = 4096 };
@@ -128,10 +129,11 @@ static void say(const pr_companion *c, const char *fmt, ...) {
     const char *slash = strrchr(c->path, '/');
     va_list args;
     va_start(args, fmt);
-    fprintf(stderr, "precis: %s: ", slash ? slash + 1 : c->path);
-    vfprintf(stderr, fmt, args);
-    fprintf(stderr, "\n");
+    pr_str text = {0};
+    pr_str_vprintf(&text, fmt, args);
     va_end(args);
+    pr__cmd_line(stderr, "precis: %s: %s", slash ? slash + 1 : c->path, text.data ? text.data : "out of memory");
+    pr_str_free(&text);
 }
 
 /* The last attempt ended with a message, and the source is as it was then. */

@@ -293,7 +293,10 @@ static pr_status write_models(pr_err *err) {
     pr_status st = pr__models_dir(&dir, err);
     if (!st) st = pr__models_names(dir, &names, err);
     for (size_t i = 0; i < names.n; i++) {
+        char safe[512];
         size_t len = strlen(names.name[i]);
+        if (strcmp(pr_text_safe(safe, sizeof safe, names.name[i]), names.name[i]) != 0)
+            continue; /* no shell offers it */
         if (pr_str_ends(names.name[i], ".gguf")) len -= strlen(".gguf");
         printf("%.*s\n", (int)len, names.name[i]);
     }

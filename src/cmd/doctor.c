@@ -42,8 +42,8 @@ void pr__doctor_tell(pr_doctor *d, pr_verdict verdict, const char *what, const c
     d->n_bad += verdict == PR_BAD;
     d->n_noted += verdict == PR_NOTE;
     if (!d->json) {
-        pr_str_printf(&d->out, "%s %-12s%s%s\n", verdict_mark(verdict), what, strlen(what) < 12 ? "" : "  ", told);
-        if (remedy) pr_str_printf(&d->out, "  %-12sto do: %s\n", "", remedy);
+        pr_str_line(&d->out, "%s %-12s%s%s", verdict_mark(verdict), what, strlen(what) < 12 ? "" : "  ", told);
+        if (remedy) pr_str_line(&d->out, "  %-12sto do: %s", "", remedy);
     } else {
         pr__json_key(&d->out, what);
         pr__json_open(&d->out);

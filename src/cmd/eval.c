@@ -173,15 +173,15 @@ static pr_status read_tokens(pr_eval *e) {
 
 static void print_text(pr_eval *e, uint64_t n_chunks, pr_str *s) {
     pr_figures f = pr__tally_figures(&e->under_test.tally);
-    pr_str_printf(s, "text        %s: %zu tokens in %llu chunk%s of %u%s\n", e->text_name, e->n_ids,
-                  (unsigned long long)n_chunks, n_chunks == 1 ? "" : "s", e->window,
-                  e->n_bos ? ", each with the start token" : "");
+    pr_str_line(s, "text        %s: %zu tokens in %llu chunk%s of %u%s", e->text_name, e->n_ids,
+                (unsigned long long)n_chunks, n_chunks == 1 ? "" : "s", e->window,
+                e->n_bos ? ", each with the start token" : "");
     pr_str_printf(s, "perplexity  %.4f +- %.4f over %llu tokens\n", f.perplexity, f.error,
                   (unsigned long long)e->under_test.tally.n);
     if (!e->reference.engine) return;
     pr_figures r = pr__tally_figures(&e->reference.tally);
-    pr_str_printf(s, "reference   %.4f +- %.4f: %s%s\n", r.perplexity, r.error, e->reference.info.path,
-                  e->reference_exact ? ", exact" : "");
+    pr_str_line(s, "reference   %.4f +- %.4f: %s%s", r.perplexity, r.error, e->reference.info.path,
+                e->reference_exact ? ", exact" : "");
     pr_str_printf(s, "ratio       %.5f\n", f.perplexity / r.perplexity);
     pr_str_printf(s, "KL          mean %.6f, 99th percentile %.6f\n", f.kl_mean, f.kl_99);
     pr_str_printf(s, "agreement   %.2f%% of the most likely tokens are the same\n", 100 * f.agreement);

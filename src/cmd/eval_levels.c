@@ -240,10 +240,10 @@ static void print_head(const walk *w, pr_str *s) {
         pr_str_puts(s, "[");
         return;
     }
-    pr_str_printf(s, "text       %s: %zu tokens in %llu chunk%s of %u\n", e->text_name, e->n_ids,
-                  (unsigned long long)w->n_chunks, w->n_chunks == 1 ? "" : "s", e->window);
-    pr_str_printf(s, "reference  %s%s: perplexity %.4f +- %.4f\n", reference_text(e),
-                  e->reference_exact ? ", exact" : "", r.perplexity, r.error);
+    pr_str_line(s, "text       %s: %zu tokens in %llu chunk%s of %u", e->text_name, e->n_ids,
+                (unsigned long long)w->n_chunks, w->n_chunks == 1 ? "" : "s", e->window);
+    pr_str_line(s, "reference  %s%s: perplexity %.4f +- %.4f", reference_text(e), e->reference_exact ? ", exact" : "",
+                r.perplexity, r.error);
     pr_str_printf(s, "%-6s  %8s  %6s  %10s  %9s  %9s  %8s  %8s\n", "LEVEL", "WEIGHTS", "BITS", "PERPLEXITY", "KL MEAN",
                   "KL 99%", "TOP-1", "TOKENS/S");
 }

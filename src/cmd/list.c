@@ -14,6 +14,8 @@
 #include "cmd/text.h"
 #include "store/planes.h"
 
+enum { SHOWN_BYTES = 4 * 255 + 1 }; /* of a name, every byte of it escaped */
+
 typedef struct entry {
     const char *name;
     char arch[32], type[32];
@@ -78,14 +80,20 @@ static void add_json(pr_str *s, const entry *e, bool first) {
     pr__json_close(s);
 }
 
+/* A file's name as it stands in the list. */
+static const char *shown_name(const char *file, char name[SHOWN_BYTES]) {
+    pr_text_safe(name, SHOWN_BYTES, file);
+    if (pr_str_ends(name, ".gguf")) name[strlen(name) - strlen(".gguf")] = '\0';
+    return name;
+}
+
 static void add_line(pr_str *s, const entry *e, int width) {
-    char size[32], params[32];
-    int shown = (int)strlen(e->name) - (pr_str_ends(e->name, ".gguf") ? 5 : 0);
-    pr_str_printf(s, "%-*.*s", width, shown, e->name);
-    if (e->err.text[0]) pr_str_printf(s, "  unreadable: %s\n", e->err.text);
+    char size[32], params[32], name[SHOWN_BYTES];
+    pr__text_pad(s, shown_name(e->name, name), width);
+    if (e->err.text[0]) pr_str_line(s, "  unreadable: %s", e->err.text);
     else
-        pr_str_printf(s, "  %8s  %-8s  %8s  %s\n", pr_format_bytes(size, sizeof size, e->bytes), e->arch,
-                      pr__format_count(params, sizeof params, e->n_params), e->type);
+        pr_str_line(s, "  %8s  %-8s  %8s  %s", pr_format_bytes(size, sizeof size, e->bytes), e->arch,
+                    pr__format_count(params, sizeof params, e->n_params), e->type);
 }
 
 static pr_status list_models(const char *dir, bool json, pr_str *out, pr_err *err) {
@@ -94,14 +102,15 @@ static pr_status list_models(const char *dir, bool json, pr_str *out, pr_err *er
     pr_status status = pr__models_names(dir, &names, err);
     if (status != PR_OK) return status;
     for (size_t i = 0; i < names.n; i++) {
-        int len = (int)strlen(names.name[i]);
-        if (len > width) width = len;
+        char name[SHOWN_BYTES];
+        int columns = pr__text_columns(shown_name(names.name[i], name));
+        if (columns > width) width = columns;
     }
     if (json) pr_str_puts(out, "{\"folder\": ");
     if (json) pr_str_json(out, dir, strlen(dir));
     if (json) pr_str_puts(out, ", \"models\": [");
     else if (names.n) pr_str_printf(out, "%-*s  %8s  %-8s  %8s  %s\n", width, "NAME", "SIZE", "ARCH", "PARAMS", "TYPE");
-    else pr_str_printf(out, "no models in %s; `precis pull smollm2` fetches one\n", dir);
+    else pr_str_line(out, "no models in %s; `precis pull smollm2` fetches one", dir);
     for (size_t i = 0; i < names.n; i++) {
         entry e = {.name = names.name[i]};
         read_entry(dir, &e);

@@ -76,9 +76,9 @@ static const char *const level_names[PR_PLANE_COUNT] = {"int2", "int4", "int8", 
 static void print_text(const pack *p, pr_str *s) {
     const pr_pack_report *r = &p->report;
     char a[32], b[32], c[32];
-    pr_str_printf(s, "%s: %s, from %s; %s weights in %u matrices, %u steps between the least and all of them\n", p->out,
-                  pr_format_bytes(a, sizeof a, r->file_bytes), pr_format_bytes(b, sizeof b, r->source_bytes),
-                  pr__format_count(c, sizeof c, r->n_weights), r->n_matrices, r->n_increments);
+    pr_str_line(s, "%s: %s, from %s; %s weights in %u matrices, %u steps between the least and all of them", p->out,
+                pr_format_bytes(a, sizeof a, r->file_bytes), pr_format_bytes(b, sizeof b, r->source_bytes),
+                pr__format_count(c, sizeof c, r->n_weights), r->n_matrices, r->n_increments);
     for (uint32_t l = 0; l < r->n_planes; l++)
         pr_str_printf(s, "  %s  %5.2f bits a weight, KL %.2g%s\n", level_names[l], r->level_bits[l], r->level_kl[l],
                       r->kl_measured ? "" : " (a guess)");
@@ -86,7 +86,7 @@ static void print_text(const pack *p, pr_str *s) {
         pr_str_printf(s, "  calibrated with %llu tokens, %u matrices measured\n", (unsigned long long)r->n_tokens,
                       r->n_measured);
     pr_str_printf(s, "  %.0f seconds\n", r->seconds);
-    if (r->note[0]) pr_str_printf(s, "  note: %s\n", r->note);
+    if (r->note[0]) pr_str_line(s, "  note: %s", r->note);
 }
 
 static void print_json(const pack *p, pr_str *s) {

@@ -150,12 +150,10 @@ static void print_ordinary(plan *p, const row *r) {
         pr__json_bool(&p->out, "fits", fits);
         return;
     }
-    pr_str_printf(&p->out,
-                  "one precision only: %s of weights, peak %s, %s available: %s\n"
-                  "%s\n",
-                  pr_format_bytes(a, sizeof a, r->info.weight_bytes), pr_format_bytes(b, sizeof b, r->info.peak_bytes),
-                  pr_format_bytes(c, sizeof c, p->available), fits ? "fits" : "does not fit",
-                  pr__companion_advice(p->path, advice, sizeof advice));
+    pr_str_line(&p->out, "one precision only: %s of weights, peak %s, %s available: %s",
+                pr_format_bytes(a, sizeof a, r->info.weight_bytes), pr_format_bytes(b, sizeof b, r->info.peak_bytes),
+                pr_format_bytes(c, sizeof c, p->available), fits ? "fits" : "does not fit");
+    pr_str_line(&p->out, "%s", pr__companion_advice(p->path, advice, sizeof advice));
 }
 
 static pr_status plan_elastic(plan *p, const row *top) {

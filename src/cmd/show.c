@@ -53,10 +53,9 @@ static fit measure(const pr_engine_info *info) {
 static void summary_text(pr_str *s, const pr_engine_info *i, const pr_engine_opts *opts) {
     char a[32], b[32], c[32], kv[PR_KV_TYPES_TEXT];
     fit f = measure(i);
-    pr_str_printf(s, "%s (%s)\n", pr__models_title(i), i->arch);
-    pr_str_printf(s, "  file        %s, %s: %s\n", i->path, pr_format_bytes(a, sizeof a, i->file_bytes),
-                  i->weight_types);
-    if (i->note[0]) pr_str_printf(s, "  note        %s\n", i->note);
+    pr_str_line(s, "%s (%s)", pr__models_title(i), i->arch);
+    pr_str_line(s, "  file        %s, %s: %s", i->path, pr_format_bytes(a, sizeof a, i->file_bytes), i->weight_types);
+    if (i->note[0]) pr_str_line(s, "  note        %s", i->note);
     pr_str_printf(s, "  parameters  %s\n", pr__format_count(a, sizeof a, i->n_params));
     pr_str_printf(s, "  shape       %u layers, width %u, %u heads of %u (%u for keys and values), feed-forward %u\n",
                   i->n_layers, i->n_embd, i->n_heads, i->head_dim, i->n_kv_heads, i->n_ff);
@@ -211,25 +210,22 @@ static void meta(show *w) {
     for (size_t i = 0; i < pr_model_file_n_meta(w->file); i++) {
         const char *key = pr_model_file_meta_key(w->file, i);
         pr_meta_format(pr_model_file_meta(w->file, key), value, sizeof value);
-        for (char *c = value; *c; c++) {
-            if ((unsigned char)*c < ' ') *c = ' '; /* a chat template has lines */
-        }
         if (w->json) pr__json_text(&w->out, key, value);
-        else pr_str_printf(&w->out, "%s = %s\n", key, value);
+        else pr_str_line(&w->out, "%s = %s", key, value);
     }
     if (w->json) pr__json_close(&w->out);
 }
 
 static void tensor(pr_str *s, const pr_tensor_info *t, bool json) {
     const char *type = pr_dtype_get(t->dtype)->name;
-    char size[32];
+    char size[32], name[256];
     if (json) {
         pr__json_open(s);
         pr__json_text(s, "name", t->name);
         pr__json_text(s, "type", type);
         pr__json_key(s, "shape");
     } else {
-        pr_str_printf(s, "%-32s %-5s ", t->name, type);
+        pr_str_printf(s, "%-32s %-5s ", pr_text_safe(name, sizeof name, t->name), type);
     }
     for (uint32_t d = 0; d < t->n_dims; d++) {
         pr_str_printf(s, "%s%llu", d ? (json ? ", " : " x ") : (json ? "[" : ""), (unsigned long long)t->dims[d]);

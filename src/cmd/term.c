@@ -89,6 +89,18 @@ int pr__cmd_fail(const pr_err *err) {
     return err->status == PR_ERR_ARG ? PR_EXIT_USAGE : PR_EXIT_FAIL;
 }
 
+void pr__cmd_line(FILE *to, const char *fmt, ...) {
+    pr_str text = {0}, line = {0};
+    va_list args;
+    va_start(args, fmt);
+    pr_str_vprintf(&text, fmt, args);
+    va_end(args);
+    pr_str_line(&line, "%s", text.data ? text.data : "");
+    fputs(pr_str_ok(&text) && pr_str_ok(&line) ? line.data : "out of memory\n", to);
+    pr_str_free(&text);
+    pr_str_free(&line);
+}
+
 int pr__cmd_print(pr_str *s) {
     pr_err err = {0};
     bool ok = pr_str_ok(s);

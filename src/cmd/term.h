@@ -4,6 +4,8 @@
 #ifndef PRECIS_CMD_TERM_H
 #define PRECIS_CMD_TERM_H
 
+#include <stdio.h>
+
 #include "base/status.h"
 #include "base/str.h"
 
@@ -33,6 +35,8 @@ void pr__interrupt_keep(bool keep); /* interactive: no number of Ctrl-C ends the
 
 /* Print "precis: text" on stderr, once, and give the exit code: 2 for PR_ERR_ARG, else 1. */
 int pr__cmd_fail(const pr_err *err);
+/* Print a line that may hold text from outside, as pr_str_line() writes it. */
+void pr__cmd_line(FILE *to, const char *fmt, ...) PR_PRINTF(2, 3);
 /* Write s to stdout and free it; PR_EXIT_FAIL, with the message, when s has failed. */
 int pr__cmd_print(pr_str *s);
 /* Last thing of main: flush stdout and say what became of it. Ends by SIGINT or SIGPIPE where that is why we stop. */

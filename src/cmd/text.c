@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
+#include <wchar.h>
 
 char *pr__format_count(char *buf, size_t len, uint64_t n) {
     if (n == 0) snprintf(buf, len, "-");
@@ -53,6 +54,24 @@ void pr__json_f64(pr_str *s, const char *key, double x) {
 void pr__json_bool(pr_str *s, const char *key, bool b) {
     pr__json_key(s, key);
     pr_str_puts(s, b ? "true" : "false");
+}
+
+int pr__text_columns(const char *text) {
+    size_t len = strlen(text);
+    int columns = 0;
+    for (size_t i = 0; i < len;) {
+        int32_t cp;
+        i += pr_utf8_decode(text + i, len - i, &cp);
+        int width = cp < 0 ? 0 : wcwidth((wchar_t)cp);
+        columns += width > 0 ? width : 0;
+    }
+    return columns;
+}
+
+void pr__text_pad(pr_str *s, const char *text, int columns) {
+    int left = columns - pr__text_columns(text);
+    pr_str_puts(s, text);
+    if (left > 0) pr_str_printf(s, "%*s", left, "");
 }
 
 pr_status pr__text_stdin(size_t bytes_max, char **out, size_t *len, pr_err *err) {

@@ -27,4 +27,9 @@ pr_status pr__text_stdin(size_t bytes_max, char **out, size_t *len, pr_err *err)
 /* PR_ERR_ARG naming `what` and the first byte that is not UTF-8, or a zero byte. */
 pr_status pr__text_check(const char *what, const char *text, size_t len, pr_err *err);
 
+/* Columns of a terminal that text takes; what is not text of one line counts for nothing. */
+int pr__text_columns(const char *text);
+/* Append text, and blanks up to `columns`. */
+void pr__text_pad(pr_str *s, const char *text, int columns);
+
 #endif

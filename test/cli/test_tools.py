@@ -3,6 +3,7 @@
 
 import math
 import os
+import re
 import shutil
 import sys
 
@@ -150,5 +151,45 @@ ok("doctor --json", all(j[k]["verdict"] in ("good", "note", "bad") for k in j) a
    str(j))
 r = precis("doctor", env={"PRECIS_MODELS": write("plain-file", b"x")})
 ok("doctor finds what is broken", r.code == 1 and "✗" in r.out, str(r))
+
+# ---- names and texts from outside reach a terminal harmless ----
+from server import Server  # noqa: E402
+
+SHY = "ev\x1b[2Jil\n\x7f\u009b31m\u202e.gguf"
+SAFE = r"ev\x1b[2Jil\n\x7f\u009b31m\u202e"
+evil = path("evil")
+os.makedirs(evil)
+data = open(model, "rb").read()
+if b"prose-6m" in data[:4096]:
+    data = data.replace(b"prose-6m", b"p\x1b[2J\n\x9bm", 1)  # general.name
+write("evil/" + SHY, data)
+write("evil/broken\x1b[2J\n.gguf", b"GGUF")
+
+
+def harmless(name, result, *texts, err=False):
+    said = result.err if err else result.out
+    bad = re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\ufffd]", result.out + result.err)
+    lines = [l for l in said.split("\n") if any(t in l for t in texts)]
+    ok(name, not bad and all(t in said for t in texts) and lines, "%s in %s" % (bad, result))
+
+
+here = {"PRECIS_MODELS": evil}
+r = precis("list", env=here)
+harmless("list", r, SAFE, r"broken\x1b[2J\n ")
+ok("a line each", len(r.out.splitlines()) == 3, str(r))
+harmless("show", precis("show", "ev", env=here), SAFE, "p\\x1b[2J\\n\\x9bm" if b"\x9bm" in data[:4096] else "")
+harmless("show --meta", precis("show", "ev", "--meta", env=here), "general.name")
+harmless("plan", precis("plan", "ev", env=here), SAFE)
+harmless("doctor", precis("doctor", "--quick", env=here), r"model ev\x1b[2Jil", r"model broken\x1b[2J\n")
+harmless("bench", precis("bench", "ev", "--prompt", "8", "--tokens", "4", "--repeats", "1", env=here), "model ")
+harmless("pack", precis("pack", "--fast", "ev", "--output", path("evil/x\x1b.planes.gguf"), env=here), r"x\x1b.planes")
+harmless("an error", precis("run", "broken", "hi", env=here), r"broken\x1b[2J\n", err=True)
+harmless("an unknown name", precis("run", "no\x1b[2J\nsuch", "hi", env=here), r"no\x1b[2J\nsuch", err=True)
+harmless("an unknown command", precis("x\x1b[2J"), r"x\x1b[2J", err=True)
+os.environ["XDG_RUNTIME_DIR"] = path("runtime")
+os.environ["PRECIS_MODELS"] = evil
+s = Server(os.path.join(evil, SHY), "--preload")
+harmless("ps", precis("ps"), r"ev\x1b[2Jil")
+s.stop()
 
 finish()

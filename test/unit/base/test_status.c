@@ -25,7 +25,18 @@ static void fail_writes_one_line(void **state) {
     pr_err err = {0};
     assert_int_equal(pr_fail(&err, PR_ERR_FORMAT, "tensor %s: %d rows", "a\nb\x1b[2J", 3), PR_ERR_FORMAT);
     assert_int_equal(err.status, PR_ERR_FORMAT);
-    assert_string_equal(err.text, "tensor a b [2J: 3 rows");
+    assert_string_equal(err.text, "tensor a\\nb\\x1b[2J: 3 rows");
+    pr_fail(&err, PR_ERR_FORMAT, "%s",
+            "\xc2\x9b"
+            "2J \xff gr\xc3\xbc\xc3\x9f");
+    assert_string_equal(err.text, "\\u009b2J \\xff gr\xc3\xbc\xc3\x9f");
+    errno = ENOENT;
+    pr_fail_errno(&err, "%s",
+                  "a\x1b"
+                  "b");
+    pr_err_context(&err, "%s", "c\nd");
+    assert_string_equal(err.text, "c\\nd: a\\x1b"
+                                  "b: No such file or directory");
     assert_int_equal(pr_fail(NULL, PR_ERR_ARG, "nobody listens"), PR_ERR_ARG);
 }
 

@@ -219,6 +219,58 @@ static void utf8_tail_is_left_out(void **state) {
     }
 }
 
+static void check_safe(const char *text, const char *want) {
+    char out[256];
+    pr_str s = {0};
+    assert_string_equal(pr_text_safe(out, sizeof out, text), want);
+    assert_string_equal(pr_text_safe(out, sizeof out, want), want); /* what is safe stays as it is */
+    pr_str_line(&s, "%s", text);
+    assert_true(pr_str_ok(&s));
+    assert_int_equal(s.len, strlen(want) + 1);
+    assert_memory_equal(s.data, want, strlen(want));
+    assert_string_equal(s.data + strlen(want), "\n");
+    pr_str_free(&s);
+}
+
+static void makes_text_safe(void **state) {
+    (void)state;
+    check_safe("", "");
+    check_safe("plain \\n /path/gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80",
+               "plain \\n /path/gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80");
+    check_safe("a\nb\rc\td", "a\\nb\\rc\\td");
+    check_safe("\x1b[2J\x07\x01\x1f\x7f", "\\x1b[2J\\x07\\x01\\x1f\\x7f");
+    check_safe("\xc2\x9b"
+               "31m\xc2\x80\xc2\x9f\xc2\xa0",
+               "\\u009b31m\\u0080\\u009f\xc2\xa0"); /* CSI in one character */
+    check_safe("\x9b"
+               "31m \xff\xc3",
+               "\\x9b31m \\xff\\xc3");             /* not UTF-8 */
+    check_safe("\xed\xa0\x80", "\\xed\\xa0\\x80"); /* a surrogate */
+    check_safe("fdp\xe2\x80\xaegpj.exe\xe2\x81\xa6\xe2\x80\xa8", "fdp\\u202egpj.exe\\u2066\\u2028");
+    for (int c = 1; c < 256; c++) { /* every byte, alone and before another */
+        char text[3] = {(char)c, 'z', '\0'}, out[32];
+        pr_text_safe(out, sizeof out, text);
+        for (char *p = out; *p; p++) assert_true(*p >= 0x20 && *p < 0x7f);
+    }
+}
+
+/* Cut within its room, never within a character or an escape. */
+static void safe_text_is_cut(void **state) {
+    (void)state;
+    static const char text[] = "ab\x1b\xc3\xbcz";
+    static const char *const want[] = {
+        "", "a", "ab", "ab", "ab", "ab", "ab\\x1b", "ab\\x1b", "ab\\x1b\xc3\xbc", "ab\\x1b\xc3\xbcz"};
+    char out[16];
+    for (size_t room = 1; room <= sizeof want / sizeof *want; room++) {
+        memset(out, '#', sizeof out);
+        assert_string_equal(pr_text_safe(out, room, text), want[room - 1]);
+        for (size_t i = room; i < sizeof out; i++) assert_int_equal(out[i], '#');
+    }
+    memset(out, '#', sizeof out);
+    pr_text_safe(out, 0, text);
+    assert_int_equal(out[0], '#');
+}
+
 static void prefixes_and_suffixes(void **state) {
     (void)state;
     assert_true(pr_str_starts("blk.0.attn", "blk."));
@@ -236,6 +288,7 @@ int main(void) {
         cmocka_unit_test(parses_whole_numbers),  cmocka_unit_test(parses_floats),
         cmocka_unit_test(utf8_goes_round),       cmocka_unit_test(utf8_refuses_what_is_not),
         cmocka_unit_test(utf8_tail_is_left_out), cmocka_unit_test(prefixes_and_suffixes),
+        cmocka_unit_test(makes_text_safe),       cmocka_unit_test(safe_text_is_cut),
     };
     return cmocka_run_group_tests_name("str", tests, NULL, NULL);
 }
