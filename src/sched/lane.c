@@ -2,8 +2,9 @@
  * Lanes: composing a step from running jobs, running it, delivering tokens.
  *
  * All jobs of a step run at one level. Most often that is the model's; jobs that force a lower one make batches of their
- * own, which take turns with the rest. Within a step decoding comes first, up to `parallel` rows; what prompt
- * tokens are fed beside it is bounded, since everybody waits for the whole step.
+ * own, which take turns with the rest. Within a step decoding comes first, up to `parallel` rows, then prompts of keys that wait
+ * for a first token, then others. Where several keys share it all three are bounded, since everybody waits for the whole
+ * step: docs/SCHEDULER.md says how, and what else was tried.
  */
 #include "sched/lane.h"
 
@@ -12,9 +13,12 @@
 #include "base/os.h"
 #include "engine/serve.h"
 
-enum { SESSIONS_MAX = 256, PROMPT_ROWS = 4, NEWCOMER_ROWS = 16 };
+enum { SESSIONS_MAX = 256, PROMPT_ROWS = 4, FRESH_ROWS = 16, SHARED_STEPS = 256 };
 
-static const double stretch = 1.75;      /* of a step, so that what comes on top stays within 2 */
+static const double stretch = 1.75; /* of a step, so that what comes on top stays within 2 */
+static const double fresh_share =
+    2; /* of the decoding's time, for the prompt of a key that waits for its first token */
+static const double lately_share = 1.5;  /* of a full step's time, where a key that left may be back */
 static const double prompt_seconds = 10; /* that a prompt may take, beside others */
 
 pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
@@ -125,26 +129,33 @@ static int choose_batch(pr__lane *lane, bool exact) {
     return pr__fair_batch(&lane->stride, weight);
 }
 
-/* Add the jobs picked by turns to the step. decoding: jobs that decode, a row each; else prompts, a key's oldest first. */
-static uint32_t add(pr__lane *lane, pr__step *step, bool decoding, bool exact, size_t most, uint32_t rows_max) {
+/* What a job wants of a step. A key that has nothing decoding in the batch is fresh: its prompt goes before others'. */
+static pr__want want_of(const pr__job *j) {
+    return pr__job_decoding(j) ? PR__DECODE : j->party->decodes ? PR__PROMPT : PR__FRESH_PROMPT;
+}
+
+/* Add the jobs picked by turns to the step: those that decode, a row each; or prompts, a key's oldest first. */
+static uint32_t add(pr__lane *lane, pr__step *step, pr__want want, bool exact, size_t most, uint32_t rows_max) {
     pr__job *jobs[SESSIONS_MAX];
     pr__turn turns[SESSIONS_MAX];
     size_t order[SESSIONS_MAX], n = 0;
     uint32_t rows = 0;
     int b = step->batch;
     for (pr__job *j = lane->running.first; j && n < SESSIONS_MAX; j = j->link) {
-        if (pr__job_decoding(j) != decoding || batch_of(lane, j, exact) != b) continue;
+        if (want_of(j) != want || batch_of(lane, j, exact) != b) continue;
+        bool decodes = want == PR__DECODE;
         jobs[n] = j;
-        if (decoding) turns[n++] = (pr__turn){&j->party->decode[b], j->turn_at, 1, false};
-        else turns[n++] = (pr__turn){&j->party->prefill[b], j->id, (uint32_t)j->n_ids - j->n_fed, false};
+        turns[n++] = (pr__turn){&j->party->shares[want][b], decodes ? j->turn_at : j->id,
+                                decodes ? 1 : (uint32_t)j->n_ids - j->n_fed, false};
     }
-    size_t picked = pr__fair_pick(decoding ? &lane->decode[b] : &lane->prefill[b], turns, n, most, rows_max, order);
+    size_t picked = pr__fair_pick(&lane->queues[want][b], turns, n, most, rows_max, order);
     for (size_t i = 0; i < picked; i++) {
         pr__job *j = jobs[order[i]];
         uint32_t take = turns[order[i]].rows;
-        const int32_t *tokens = decoding ? &j->next : j->ids + j->n_fed;
-        uint32_t logits = decoding || j->n_fed + take == j->n_ids;
-        if (decoding) j->turn_at = j->party->decoded_at = lane->n_steps;
+        bool decodes = want == PR__DECODE;
+        const int32_t *tokens = decodes ? &j->next : j->ids + j->n_fed;
+        uint32_t logits = decodes || j->n_fed + take == j->n_ids;
+        if (decodes) j->turn_at = lane->n_steps;
         step->jobs[step->n] = j;
         step->runs[step->n++] = (pr_run){j->session, tokens, take, logits};
         rows += take;
@@ -154,39 +165,67 @@ static uint32_t add(pr__lane *lane, pr__step *step, bool decoding, bool exact, s
 
 /* ---- how much --------------------------------------------------------- */
 
-/* Keys with jobs in the step's batch. */
-static uint32_t keys_in(const pr__lane *lane, int batch) {
-    uint32_t n = 0;
-    for (const pr__party *p = lane->parties; p; p = p->next) n += p->batches >> batch & 1;
-    return n;
+/* Who shares the step's batch. */
+typedef struct company {
+    uint32_t keys;
+    bool lately;        /* there were several just now: one of them may be back any moment */
+    size_t fresh, more; /* the longest prompts still to be fed: of keys that have nothing decoding in it; of others */
+} company;
+
+static company company_of(pr__lane *lane, int batch, bool exact) {
+    company c = {0};
+    for (pr__party *p = lane->parties; p; p = p->next) {
+        c.keys += p->batches >> batch & 1;
+        p->decodes = false;
+    }
+    if (c.keys > 1) lane->shared_until = lane->n_steps + SHARED_STEPS;
+    c.lately = lane->n_steps < lane->shared_until;
+    for (const pr__job *j = lane->running.first; j; j = j->link)
+        if (pr__job_decoding(j) && batch_of(lane, j, exact) == batch) j->party->decodes = true;
+    for (const pr__job *j = lane->running.first; j; j = j->link) {
+        size_t left = j->n_ids - j->n_fed, *longest = j->party->decodes ? &c.more : &c.fresh;
+        if (left > *longest && batch_of(lane, j, exact) == batch) *longest = left;
+    }
+    return c;
 }
 
 /* How long a step may take where several keys share it: what each would get beside a single other stream, and some. */
 static double bound_of(const pr__lane *lane) { return stretch * pr__pace_seconds(&lane->pace, 2); }
 
 /* Decoding rows: where a row costs what a step does, many at once make everybody wait and gain nothing. */
-static uint32_t decoding_rows(const pr__lane *lane, uint32_t keys, uint32_t most) {
-    uint32_t rows = most, least = keys > 2 ? keys : 2;
-    while (keys > 1 && rows > least && pr__pace_seconds(&lane->pace, rows) > bound_of(lane)) rows--;
+static uint32_t decoding_rows(const pr__lane *lane, const company *c, uint32_t most) {
+    uint32_t rows = most, least = c->keys > 2 ? c->keys : 2;
+    double room = bound_of(lane) - (c->more ? PROMPT_ROWS * lane->pace.prompt_row : 0);
+    while (c->keys > 1 && rows > least && pr__pace_seconds(&lane->pace, rows) > room) rows--;
     return rows;
 }
 
-/* Prompt rows beside decoding: with several keys, as long as this step takes anyway for a key that has nothing else in it; for
- * one that has, what is left of the bound. So many in any case that a long prompt is not for ever on its way. */
-static uint32_t prompt_rows(const pr__lane *lane, const pr__step *step, uint32_t keys, uint32_t most) {
-    bool newcomer = false;
-    size_t longest = 0;
-    if (keys < 2) return most;
-    for (const pr__job *j = lane->running.first; j; j = j->link) {
-        if (pr__job_decoding(j) || !(j->party->batches >> step->batch & 1)) continue;
-        newcomer |= j->party->decoded_at != lane->n_steps;
-        if (j->n_ids - j->n_fed > longest) longest = j->n_ids - j->n_fed;
-    }
-    double now = pr__pace_seconds(&lane->pace, step->decoding), least = newcomer ? NEWCOMER_ROWS : PROMPT_ROWS;
-    uint32_t rows = pr__pace_prompt_rows(&lane->pace, newcomer ? now : bound_of(lane) - now, most);
-    if (least < (double)longest * now / prompt_seconds) least = (double)longest * now / prompt_seconds;
-    if (rows < least) rows = least < most ? (uint32_t)least : most;
-    return rows;
+/* Rows of prompts of which the longest has so many left, beside decoding that takes `now`: as many as take so many seconds,
+ * but at least some, and so many that a long one is not for ever on its way. */
+static uint32_t prompt_rows(const pr__lane *lane, size_t longest, double now, double seconds, uint32_t least,
+                            uint32_t most) {
+    double through = (double)longest * now / prompt_seconds;
+    uint32_t rows = pr__pace_prompt_rows(&lane->pace, seconds, most);
+    if (rows < through) rows = through < most ? (uint32_t)through : most;
+    if (rows < least) rows = least;
+    return rows < most ? rows : most;
+}
+
+static void add_prompts(pr__lane *lane, const pr_sched_opts *opts, const company *c, bool exact, pr__step *step) {
+    const pr_engine_info *info = &lane->info;
+    double now = pr__pace_seconds(&lane->pace, step->decoding), full = pr__pace_seconds(&lane->pace, opts->parallel);
+    uint32_t fresh = opts->prefill_chunk, more = opts->prefill_chunk, room = info->batch_max - step->decoding;
+    uint32_t places = info->logits_max - step->decoding;
+    if (places > opts->parallel) places = opts->parallel;
+    if (c->keys > 1 && step->decoding) fresh = prompt_rows(lane, c->fresh, now, fresh_share * now, FRESH_ROWS, fresh);
+    else if (!c->lately) fresh = room; /* nobody waits for the end of the step */
+    if (c->keys > 1) more = prompt_rows(lane, c->more, now, bound_of(lane) - now, PROMPT_ROWS, more);
+    else if (c->lately) more = prompt_rows(lane, c->more, now, lately_share * full - now, PROMPT_ROWS, more);
+    size_t n = step->n;
+    step->prompt = add(lane, step, PR__FRESH_PROMPT, exact, places, fresh < room ? fresh : room);
+    room -= step->prompt;
+    places -= (uint32_t)(step->n - n);
+    step->prompt += add(lane, step, PR__PROMPT, exact, places, more < room ? more : room);
 }
 
 bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step) {
@@ -197,15 +236,12 @@ bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step)
     step->batch = choose_batch(lane, exact);
     if (step->batch < 0) return false;
     lane->n_steps++;
+    company c = company_of(lane, step->batch, exact);
     uint32_t most = opts->parallel < info->logits_max ? opts->parallel : info->logits_max;
     if (most > info->batch_max) most = info->batch_max;
-    uint32_t keys = keys_in(lane, step->batch);
-    most = decoding_rows(lane, keys, most);
-    uint32_t rows = step->decoding = add(lane, step, true, exact, most, most);
-    uint32_t chunk = rows ? prompt_rows(lane, step, keys, opts->prefill_chunk) : info->batch_max;
-    uint32_t room = info->batch_max - rows;
-    uint32_t prompts = info->logits_max - rows < opts->parallel ? info->logits_max - rows : opts->parallel;
-    step->prompt = add(lane, step, false, exact, prompts, chunk < room ? chunk : room);
+    most = decoding_rows(lane, &c, most);
+    step->decoding = add(lane, step, PR__DECODE, exact, most, most);
+    add_prompts(lane, opts, &c, exact, step);
     return step->n > 0;
 }
 

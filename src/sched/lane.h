@@ -14,12 +14,15 @@
 
 _Static_assert((int)PR__BATCHES == (int)PR_LEVELS + 1, "a batch for each forced level, and the model's own");
 
+/* What turns are taken for, each in a queue of its own. */
+typedef enum pr__want { PR__DECODE, PR__FRESH_PROMPT, PR__PROMPT, PR__WANTS } pr__want;
+
 struct pr__party { /* one for each key with jobs in the lane */
     pr__key *key;
     uint32_t n_jobs;
-    uint32_t batches;                                    /* of this step: a bit each it has jobs in */
-    uint64_t decoded_at;                                 /* the last step it had decoding rows in */
-    pr__share decode[PR__BATCHES], prefill[PR__BATCHES]; /* fair.h */
+    uint32_t batches;                         /* of this step: a bit each it has jobs in */
+    bool decodes;                             /* it has a job that does, in this step's batch */
+    pr__share shares[PR__WANTS][PR__BATCHES]; /* fair.h */
     struct pr__party *next;
 };
 
@@ -38,9 +41,9 @@ typedef struct pr__lane {
     bool elastic;
     pr__jobs running;
     pr__party *parties;
-    pr__fair decode[PR__BATCHES], prefill[PR__BATCHES];
+    pr__fair queues[PR__WANTS][PR__BATCHES];
     pr__stride stride;
-    uint64_t n_steps;
+    uint64_t n_steps, shared_until; /* of them: until then it counts as shared by several keys */
     pr__pace pace;
     pr__prefix *prefixes;
     uint32_t n_prefixes;

@@ -1,55 +1,42 @@
 /*
  * How long steps take (pace.h).
  *
- * A line by weighted least squares, kept as five sums. Where all steps had the same rows there is no slope to be seen: then
- * it is flat, which is right for those rows.
+ * Normalized least mean squares on the logarithms of the three: each step's relative error is laid upon them by the parts they
+ * have in it. What a step says nothing about (the slope, while all steps have the same rows) keeps its proportion
+ * to the rest: a full machine does the same step for minutes, and would otherwise forget that two rows take less than eight.
  */
 #include "sched/pace.h"
 
 #include <math.h>
-#include <stdbool.h>
 
-static const double fade = 0.98, prompt_share = 0.2;
+static const double first_row = 0.2, first_prompt_row = 0.1; /* of what every step takes, until they are seen */
+static const double rate = 0.2, error_max = 0.7;
 
 enum { STEPS_MIN = 8 };
 
-/* a and b of the line; false: too few steps. */
-static bool line(const pr__pace *p, double *a, double *b) {
-    double known = (1 - pow(fade, STEPS_MIN)) / (1 - fade);
-    if (p->weight < known) return false;
-    double spread = p->weight * p->rows2 - p->rows * p->rows;
-    *b = spread > 0.1 * p->weight * p->weight ? (p->weight * p->rows_seconds - p->rows * p->seconds) / spread : 0;
-    if (*b < 0) *b = 0;
-    *a = (p->seconds - *b * p->rows) / p->weight;
-    if (*a >= 0) return true;
-    *a = 0;
-    *b = p->seconds / p->rows;
-    return true;
-}
-
 void pr__pace_note(pr__pace *p, uint32_t decoding, uint32_t prompt, double seconds) {
-    double rows = decoding;
-    if (prompt == 0) {
-        p->weight = p->weight * fade + 1;
-        p->rows = p->rows * fade + rows;
-        p->rows2 = p->rows2 * fade + rows * rows;
-        p->seconds = p->seconds * fade + seconds;
-        p->rows_seconds = p->rows_seconds * fade + rows * seconds;
-        return;
+    if (decoding == 0 || !(seconds > 0)) return;
+    if (p->steps == 0) {
+        p->step = seconds / (1 + first_row * decoding + first_prompt_row * prompt);
+        p->row = first_row * p->step;
+        p->prompt_row = first_prompt_row * p->step;
     }
-    double alone = pr__pace_seconds(p, decoding), more = seconds - alone;
-    if (alone <= 0 || decoding == 0) return;
-    double row = more > 0 ? more / prompt : 0;
-    p->prompt_row += p->prompt_row > 0 ? (row - p->prompt_row) * prompt_share : row;
+    double parts[] = {p->step, p->row * decoding, p->prompt_row * prompt};
+    double all = parts[0] + parts[1] + parts[2];
+    double squares = (parts[0] * parts[0] + parts[1] * parts[1] + parts[2] * parts[2]) / all;
+    double error = fmin(fmax(log(seconds / all), -error_max), error_max); /* a step that was interrupted says little */
+    p->step *= exp(rate * error * parts[0] / squares);
+    p->row *= exp(rate * error * parts[1] / squares);
+    p->prompt_row *= exp(rate * error * parts[2] / squares);
+    if (p->steps < STEPS_MIN) p->steps++;
 }
 
 double pr__pace_seconds(const pr__pace *p, uint32_t decoding) {
-    double a, b;
-    return line(p, &a, &b) ? a + b * decoding : 0;
+    return p->steps < STEPS_MIN ? 0 : p->step + p->row * decoding;
 }
 
 uint32_t pr__pace_prompt_rows(const pr__pace *p, double seconds, uint32_t most) {
-    if (p->prompt_row <= 0) return most;
+    if (p->steps < STEPS_MIN) return most;
     double rows = seconds / p->prompt_row;
     return rows >= most ? most : rows > 0 ? (uint32_t)rows : 0;
 }

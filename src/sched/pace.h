@@ -1,9 +1,9 @@
 /*
  * How long steps take: measured as they run, so that a step can be bounded by time. Pure. Internal to sched/.
  *
- * Seconds of a step are taken as a + b * decoding rows + c * prompt rows. The first two are a line through steps without a
- * prompt, old ones fading; c is what steps with one took longer, a row. Whatever changes speed (level, other programs,
- * longer contexts) is in it some fifty steps later.
+ * Seconds of a step are taken as a + b * decoding rows + c * prompt rows, all three above 0. Whatever changes speed (level,
+ * other programs, longer contexts) is in them some twenty steps later. Before there were rows of a kind they are guessed. Steps of
+ * prompts alone are not noted: their rows are many at once, and cheaper.
  *
  * Threads: the stepping thread's own.
  */
@@ -12,9 +12,9 @@
 
 #include <stdint.h>
 
-typedef struct pr__pace { /* zero-initialize */
-    double weight, rows, rows2, seconds, rows_seconds;
-    double prompt_row; /* seconds; 0: unknown */
+typedef struct pr__pace {         /* zero-initialize */
+    double step, row, prompt_row; /* seconds: of every step; of a decoding row; of a prompt row */
+    uint32_t steps;               /* that were noted; counted until they are enough */
 } pr__pace;
 
 /* A step with so many rows took so long. */
