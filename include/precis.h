@@ -119,7 +119,10 @@ typedef struct pr_engine_opts {
     bool exact;            /* fp32 activations everywhere: the slow reference path */
     uint32_t cpumask;      /* ISA bits allowed (kernels.h); 0: all that the CPU has */
     uint32_t passes_off;   /* graph passes switched off, a bit each (graph/passes.h) */
-    pr_texts *texts;       /* where compiled texts are shared with other engines; NULL: nowhere */
+    /* Name of the built-in chat template for a model that brings none that is known; NULL: none. PR_ERR_ARG: no such. Only
+     * read while opening. */
+    const char *chat_template;
+    pr_texts *texts; /* where compiled texts are shared with other engines; NULL: nowhere */
     void (*progress)(void *arg, double fraction); /* while loading; may be NULL */
     void *progress_arg;
 } pr_engine_opts;

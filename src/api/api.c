@@ -116,6 +116,7 @@ static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err
                    .context_fit = true,
                    .kv_contexts = set->num_parallel,
                    .kv_type = set->kv_cache_type,
+                   .chat_template = api->settings.chat_template[0] ? api->settings.chat_template : NULL,
                    .weights_budget = opts->weights_budget},
         .bytes_max = (size_t)pr_settings_cache_bytes(set, api->limit_bytes),
         .keep_alive_seconds = set->keep_alive_seconds < 0 ? 0 : set->keep_alive_seconds,

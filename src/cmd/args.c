@@ -63,7 +63,7 @@ static pr_status bad_value(const pr_flag *flag, const char *value, const char *w
     return pr_fail(err, PR_ERR_ARG, "--%s: \"%.100s\" is not %s", flag->name, value, wanted);
 }
 
-static pr_status append_text(pr_texts *texts, const char *value, pr_err *err) {
+static pr_status append_text(pr_flag_texts *texts, const char *value, pr_err *err) {
     const char **grown = pr_realloc_array(PR_TAG_MISC, texts->data, texts->n + 1, sizeof *grown);
     if (!grown) return pr_fail_nomem(err, "flags", (texts->n + 1) * sizeof *grown);
     texts->data = grown;

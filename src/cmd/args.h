@@ -18,15 +18,15 @@ typedef enum pr_flag_kind {
     PR_FLAG_U64,
     PR_FLAG_F32,
     PR_FLAG_TEXT,  /* const char *, borrowed from argv */
-    PR_FLAG_TEXTS, /* pr_texts: may be repeated */
+    PR_FLAG_TEXTS, /* pr_flag_texts: may be repeated */
     PR_FLAG_CALL   /* parse(out, value) decides; may be repeated */
 } pr_flag_kind;
 
 /* What a repeatable flag collects; data is pr_free()d by the command. */
-typedef struct pr_texts {
+typedef struct pr_flag_texts {
     const char **data;
     size_t n;
-} pr_texts;
+} pr_flag_texts;
 
 typedef struct pr_flag {
     const char *name; /* "max-tokens" */

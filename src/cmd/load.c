@@ -10,8 +10,10 @@
  */
 #include "cmd/load.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/str.h"
 #include "cmd/companion.h"
@@ -61,9 +63,9 @@ pr_flag_group pr__load_flags(pr_load *load) {
         {"threads", 't', PR_FLAG_U32, "N", "", &load->threads, NULL, NULL},
         {"context", 0, PR_FLAG_U32, "N", "tokens", &o->context_max, NULL, NULL},
         {"batch", 0, PR_FLAG_U32, "N", "tokens a step", &o->batch_max, NULL, NULL},
-        {"kv", 0, PR_FLAG_CALL, "TYPE", "f16, q8, q4, or KEYS,VALUES", &o->kv_type, parse_kv, NULL},
+        {"kv", 0, PR_FLAG_CALL, "TYPE", "f16, q8, q4, or KEYS,VALUES", &o->kv_type, parse_kv, &load->kv_given},
         {"kv-cache-type", 0, PR_FLAG_CALL, "TYPE", NULL, &o->kv_type, parse_kv,
-         NULL}, /* as the server's setting is named */
+         &load->kv_given}, /* as the server's setting is named */
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
         {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},
         {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},
@@ -75,13 +77,41 @@ pr_flag_group pr__load_flags(pr_load *load) {
     return (pr_flag_group){"Loading", load->flags, PR_LOAD_FLAGS, true};
 }
 
+/* What a server would take from the environment, where no flag says otherwise. What is measured is measured as flags say, but
+ * for the form of keys and values. */
+static pr_status read_environment(pr_load *load, pr_err *err) {
+    const char *const *env = (const char *const *)environ;
+    pr_engine_opts *o = &load->opts;
+    pr_settings s;
+    bool kv = false, context = false, memory = false, template = false;
+    pr_settings_defaults(&s);
+    pr_status st = pr_setting_from_environment("PRECIS_KV_CACHE_TYPE", env, &s, &kv, err);
+    if (!st && load->serves) st = pr_setting_from_environment("PRECIS_CONTEXT_LENGTH", env, &s, &context, err);
+    if (!st && load->serves) st = pr_setting_from_environment("PRECIS_MEMORY", env, &s, &memory, err);
+    if (!st && load->serves) st = pr_setting_from_environment("PRECIS_TEMPLATE", env, &s, &template, err);
+    if (st) return st;
+    if (kv && !load->kv_given) o->kv_type = s.kv_cache_type;
+    if (context && !o->context_max) {
+        o->context_max = s.context_length;
+        o->context_fit = true;
+    }
+    if (memory && !load->memory) {
+        load->memory = (size_t)s.memory_bytes;
+        load->memory_from_environment = true;
+    }
+    snprintf(load->chat_template, sizeof load->chat_template, "%s", s.chat_template);
+    o->chat_template = template ? load->chat_template : NULL;
+    load->environment_read = true;
+    return PR_OK;
+}
+
 pr_status pr__load_check(pr_load *load, pr_err *err) {
     if (load->threads > PR__THREADS_MAX)
         return pr_fail(err, PR_ERR_ARG, "--threads: %u is more than %d", load->threads, PR__THREADS_MAX);
     if (load->opts.level_given && load->opts.weights_budget)
         return pr_fail(err, PR_ERR_ARG, "--level and --weights-budget exclude each other");
     load->opts.n_threads = (int)load->threads;
-    return PR_OK;
+    return load->environment_read ? PR_OK : read_environment(load, err);
 }
 
 /* ---- levels and limits ---- */
@@ -100,12 +130,12 @@ static pr_status fit_memory(pr_load *load, const pr_engine_info *info, const pr_
         if (load->memory < info->peak_bytes) load->opts.weights_budget = load->memory - others;
         return PR_OK;
     }
-    return pr_fail(
-        err, PR_ERR_LIMIT,
-        "--memory: %s is too little: this model takes %s%s here, %s of them for a context of %u (--context)%s",
-        pr_format_bytes(want, sizeof want, load->memory), pr_format_bytes(need, sizeof need, least),
-        fixed ? "" : " at least", pr_format_bytes(kv, sizeof kv, info->kv_bytes_max), info->context_max,
-        elastic->elastic ? "" : "; `precis pack` makes a model that can take less");
+    return pr_fail(err, PR_ERR_LIMIT,
+                   "%s: %s is too little: this model takes %s%s here, %s of them for a context of %u (--context)%s",
+                   load->memory_from_environment ? "PRECIS_MEMORY" : "--memory",
+                   pr_format_bytes(want, sizeof want, load->memory), pr_format_bytes(need, sizeof need, least),
+                   fixed ? "" : " at least", pr_format_bytes(kv, sizeof kv, info->kv_bytes_max), info->context_max,
+                   elastic->elastic ? "" : "; `precis pack` makes a model that can take less");
 }
 
 pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {

@@ -5,6 +5,7 @@
 #define PRECIS_CMD_LOAD_H
 
 #include "cmd/args.h"
+#include "governor/settings.h"
 
 enum { PR_LOAD_FLAGS = 11 };
 
@@ -12,6 +13,9 @@ typedef struct pr_load {
     pr_engine_opts opts;
     uint32_t threads;
     size_t memory; /* --memory: for the whole process; 0: no limit */
+    bool serves;   /* set it before pr__load_check(): the model is loaded to be used, as the server does it */
+    bool kv_given, memory_from_environment, environment_read;
+    char chat_template[PR_SETTING_TEXT]; /* of PRECIS_TEMPLATE: opts.chat_template */
     pr_flag flags[PR_LOAD_FLAGS];
 } pr_load;
 
@@ -30,8 +34,9 @@ pr_status pr__load_open(pr_load *load, const char *model, pr_engine **out, pr_er
 /* The same for a path that is resolved already. */
 pr_status pr__load_open_path(pr_load *load, const char *path, pr_engine **out, pr_err *err);
 
-/* Flags that need no model: --threads into opts.n_threads, --level against --weights-budget. Call it when load is used
- * without pr__load_open(). */
+/* Flags that need no model: --threads into opts.n_threads, --level against --weights-budget; and for what no flag was given,
+ * the server's settings of the environment: PRECIS_KV_CACHE_TYPE, and with `serves` PRECIS_CONTEXT_LENGTH, PRECIS_MEMORY and
+ * PRECIS_TEMPLATE. Call it when load is used without pr__load_open(). */
 pr_status pr__load_check(pr_load *load, pr_err *err);
 
 #endif

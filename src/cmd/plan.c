@@ -170,10 +170,9 @@ static pr_status plan_elastic(plan *p, const row *top) {
 
 static pr_status plan_model(plan *p, const char *model) {
     row top;
-    pr_engine_opts opts = p->load.opts;
     pr_status status = pr__load_check(&p->load, &p->err);
     if (status == PR_OK) status = pr__models_resolve(model, &p->path, &p->err);
-    opts.n_threads = p->load.opts.n_threads;
+    pr_engine_opts opts = p->load.opts;
     opts.level_given = false;
     opts.weights_budget = 0;
     if (status == PR_OK) status = estimate(p, &opts, &top);
@@ -218,6 +217,7 @@ int pr__cmd_plan(int argc, const char **argv) {
         1,
         1,
     };
+    p.load.serves = true;
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     pr_status status = plan_model(&p, args.arg[0]);
     code = status == PR_OK ? pr__cmd_print(&p.out) : pr__cmd_fail(&p.err);

@@ -29,7 +29,7 @@ enum { PROMPT_BYTES_MAX = 64 << 20 };
 typedef struct run {
     pr_load load;
     pr_talk_opts talk;
-    pr_texts stop;
+    pr_flag_texts stop;
     bool seed_given, stats, json, no_pack;
     bool line_open;
     pr_err err;
@@ -231,6 +231,7 @@ int pr__cmd_run(int argc, const char **argv) {
         1,
         2,
     };
+    r.load.serves = true;
     if (pr__cmd_begin(&usage, argc, argv, &args, &code)) code = run_model(&r, &args);
     pr_free(r.stop.data);
     return code;

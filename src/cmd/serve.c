@@ -20,6 +20,7 @@
 #include "cmd/elastic.h"
 #include "cmd/runfile.h"
 #include "cmd/term.h"
+#include "text/chat.h"
 
 enum { MODELS_MAX = 64, TICK_NS = 100000000, HEALTH_SECONDS_MAX = 5 };
 
@@ -53,6 +54,10 @@ static pr_status load_settings(serve *s) {
         if (s->value[i]) s->flags[n++] = (pr_setting_flag){info.flag, s->value[i]};
     pr_settings_input in = {(const char *const *)environ, s->flags, n};
     pr_status st = pr_settings_load(&in, &s->settings, &s->err);
+    const char *template = s->settings.chat_template;
+    if (!st && template[0] && !pr_chat_by_name(template))
+        st = pr_fail(&s->err, PR_ERR_ARG, "--template, or PRECIS_TEMPLATE: %.64s is not known; there are: %s", template,
+                     pr_chat_names());
     if (!st && s->settings.models[0] && setenv("PRECIS_MODELS", s->settings.models, 1) != 0)
         st = pr_fail_nomem(&s->err, "the environment", 0);
     return st;

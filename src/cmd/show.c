@@ -322,6 +322,7 @@ int pr__cmd_show(int argc, const char **argv) {
         1,
         1,
     };
+    w.load.serves = true;
     if (!pr__cmd_begin(&usage, argc, argv, &args, &code)) return code;
     if (show_model(&w, args.arg[0]) == PR_OK) return pr__cmd_print(&w.out);
     pr_str_free(&w.out);

@@ -10,6 +10,10 @@
 #include "engine/vocab_load.h"
 #include "text/texts.h"
 
+static pr_status unknown_template(const char *name, pr_err *err) {
+    return pr_fail(err, PR_ERR_ARG, "--template: %.64s is not known; there are: %s", name, pr_chat_names());
+}
+
 static pr_status open_text(pr_engine *e, pr_err *err) {
     char *jinja = NULL;
     pr_status st = pr__vocab_load(e->blue.file, e->blue.opts.texts, &e->vocab, &jinja, err);
@@ -17,6 +21,10 @@ static pr_status open_text(pr_engine *e, pr_err *err) {
     e->has_template = jinja != NULL;
     e->chat = pr__texts_template(e->blue.opts.texts, jinja);
     pr_free(jinja);
+    const char *other = e->blue.opts.chat_template;
+    const pr_chat_template *named = pr_chat_by_name(other);
+    if (other && !named) return unknown_template(other, err);
+    if (!e->chat) e->chat = named;
     return PR_OK;
 }
 
@@ -102,12 +110,14 @@ static const char *token_text(const pr_vocab *vocab, int32_t id, char *buf, size
 pr_status pr_engine_chat(const pr_engine *engine, const char *template_name, const pr_message *messages,
                          size_t n_messages, bool add_generation, char **text, pr_err *err) {
     const pr_chat_template *t = template_name ? pr_chat_by_name(template_name) : engine->chat;
-    if (!t && template_name)
-        return pr_fail(err, PR_ERR_ARG, "--template %s is not known; there are: %s", template_name, pr_chat_names());
+    if (!t && template_name) return unknown_template(template_name, err);
     if (!t)
-        return pr_fail(err, PR_ERR_UNSUPPORTED, "the model %s; choose one with --template (%s) or use --raw",
-                       engine->has_template ? "has a chat template precis does not know" : "has no chat template",
-                       pr_chat_names());
+        return pr_fail(
+            err, PR_ERR_UNSUPPORTED,
+            "the model %s: --template, or PRECIS_TEMPLATE, gives it one (%s); texts can be completed without "
+            "(/v1/completions, run --raw)",
+            engine->has_template ? "has a chat template precis does not know" : "has no chat template",
+            pr_chat_names());
     char bos[64], eos[64];
     return pr_chat_render(t, messages, n_messages, add_generation,
                           token_text(engine->vocab, pr_vocab_bos(engine->vocab), bos, sizeof bos),

@@ -70,6 +70,8 @@ static const setting settings_table[] = {
     {"PRECIS_CONTEXT_LENGTH", "context-length", KIND_U32, AT(context_length), 16, 1e7, "2048", "tokens of a request"},
     {"PRECIS_KV_CACHE_TYPE", "kv-cache-type", KIND_KV, AT(kv_cache_type), 0, 0, "f16",
      "f16, q8 or q4 of keys and values; two with a comma: of each"},
+    {"PRECIS_TEMPLATE", "template", KIND_TEXT, AT(chat_template), 0, 64, "",
+     "chat template of models that bring none that is known"},
     {"PRECIS_RESPONSE_CACHE_MB", "response-cache-mb", KIND_U64, AT(response_cache_mb), 0, 1e6, "500",
      "megabytes of answers kept for the same question; 0: off"},
     {"PRECIS_RESPONSE_CACHE_ENTRIES", "response-cache-entries", KIND_U32, AT(response_cache_entries), 0, 1e6, "128",
@@ -328,6 +330,15 @@ static pr_status take_environment(const char *const *environment, size_t i, pr_s
         return *value ? take(i, value, PR_FROM_ENVIRONMENT, what, out, err) : PR_OK;
     }
     return PR_OK;
+}
+
+pr_status pr_setting_from_environment(const char *name, const char *const *environment, pr_settings *out, bool *given,
+                                      pr_err *err) {
+    size_t i = 0;
+    while (strcmp(settings_table[i].name, name) != 0) i++;
+    pr_status status = take_environment(environment, i, out, err);
+    *given = status == PR_OK && out->origin[i] == PR_FROM_ENVIRONMENT;
+    return status;
 }
 
 static pr_status take_flag(const pr_setting_flag *flag, bool config, pr_settings *out, pr_err *err) {

@@ -15,7 +15,7 @@
 #include "base/log_line.h"
 #include "governor/policy.h"
 
-enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 28 };
+enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 29 };
 
 typedef enum pr_setting_origin { PR_FROM_DEFAULT, PR_FROM_FILE, PR_FROM_ENVIRONMENT, PR_FROM_FLAG } pr_setting_origin;
 const char *pr_setting_origin_name(pr_setting_origin origin); /* "default", "file", "environment", "flag" */
@@ -34,6 +34,8 @@ typedef struct pr_settings {
     uint32_t num_parallel;
     uint32_t context_length;
     pr_kv_types kv_cache_type;
+    char chat_template
+        [PR_SETTING_TEXT]; /* of models that bring none that is known; "": none. Whether it exists is not checked */
     uint64_t response_cache_mb;      /* decimal megabytes of kept answers; 0: none */
     uint32_t response_cache_entries; /* 0: none */
     double response_cache_ttl_seconds;
@@ -62,6 +64,10 @@ typedef struct pr_settings_input {
 /* Defaults, the file of PRECIS_CONFIG (or --config) where there is one, the environment, the flags; then checks what depends
  * on each other. On error *out is not to be used. */
 pr_status pr_settings_load(const pr_settings_input *in, pr_settings *out, pr_err *err);
+
+/* One setting, which there is, from the environment alone: for commands that are no server. *given: it stood there. */
+pr_status pr_setting_from_environment(const char *name, const char *const *environment, pr_settings *out, bool *given,
+                                      pr_err *err);
 
 /* Its parts, for tests and fuzzers: the text of a file (what: its name in errors) over what is in *out, and the check. */
 void pr_settings_defaults(pr_settings *out);

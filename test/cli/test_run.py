@@ -63,6 +63,37 @@ r = precis("run", model, "Hi", "-n", "2")
 ok("no template: says so, or has one", r.code == 0 or ("--template" in r.err and len(r.err.splitlines()) == 1),
    str(r))
 
+# ---- the server's settings that mean the same here ----
+def shown(env=None, *flags):
+    return precis("show", model, "--json", *flags, env=env).json()
+
+
+few = {"PRECIS_KV_CACHE_TYPE": "q8", "PRECIS_CONTEXT_LENGTH": "64"}
+j = shown(few)
+ok("settings of the environment", j["kv_type"] == "q8" and j["context_max"] == 64, str(j))
+j = shown(few, "--kv", "f16", "--context", "96")
+ok("flags win", j["kv_type"] == "f16" and j["context_max"] == 96, str(j))
+j = shown(few, "--kv-cache-type", "q4")
+ok("by their other names, too", j["kv_type"] == "q4", str(j))
+j = shown({"PRECIS_CONTEXT_LENGTH": "1000000"})
+ok("a context that is too long means the model's", j["context_max"] == j["context_train"], str(j))
+fails("a context of the environment", precis("run", model, "--raw", "word " * 500, env=few), 1, "context holds 64")
+fails("a wrong one", precis("run", model, "Hi", env={"PRECIS_KV_CACHE_TYPE": "q9"}), 2, "PRECIS_KV_CACHE_TYPE", "q9")
+ok("what is the server's alone does not matter", precis(*RAW, "Once", env={"PRECIS_PORT": "none"}).code == 0)
+fails("too little memory by the environment", precis("run", model, "Hi", env={"PRECIS_MEMORY": "1M"}), 1, "PRECIS_MEMORY")
+ok("the flag wins", precis(*RAW, "Once", "--memory", "8G", env={"PRECIS_MEMORY": "1M"}).code == 0)
+r = precis("bench", model, "-p", "96", "-n", "8", "-r", "1", "--json", env=dict(few, PRECIS_MEMORY="1M"))
+ok("bench measures what its flags say", r.code == 0, str(r))
+ok("but for keys and values", precis("bench", model, "-n", "4", "-r", "1", env={"PRECIS_KV_CACHE_TYPE": "q9"}).code == 2)
+bare = "--template" in precis("run", model, "Hi", "-n", "2").err
+r = precis("run", model, "--temp", "0", "-n", "4", "Hi", env={"PRECIS_TEMPLATE": "llama3"})
+ok("a template by the environment", r.code == 0, str(r))
+ok("the flag's wins", precis("run", model, "--temp", "0", "-n", "4", "Hi", "--template", "chatml").out
+   == precis("run", model, "--temp", "0", "-n", "4", "Hi", "--template", "chatml", env={"PRECIS_TEMPLATE": "llama3"}).out)
+if bare:
+    ok("it is that one", r.out == precis("run", model, "--temp", "0", "-n", "4", "Hi", "--template", "llama3").out, str(r))
+    fails("an unknown one", precis("run", model, "Hi", env={"PRECIS_TEMPLATE": "none-such"}), 2, "none-such", "chatml")
+
 # ---- stopping ----
 BIG = ("run", big_model(), "--raw", "--ignore-eos", "-n", "0", "--context", "1024", "Once upon a time")
 p = subprocess.Popen([PRECIS, *BIG], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -35,6 +35,7 @@ def squeeze_to(x):
 
 fails("no such model", precis("serve", "nosuchmodel"), 1, "nosuchmodel")
 fails("no such setting", precis("serve", "--port", "many"), 2, "--port")
+fails("no such template", precis("serve", "--port", "0", "--template", "nonesuch"), 2, "--template", "nonesuch", "chatml")
 fails("an open door to the network", precis("serve", "--host", "0.0.0.0", "--port", "0"), 2, "key")
 fails("nobody serves", precis("ps"), 1, "precis serve")
 
@@ -133,7 +134,8 @@ if templated:
     _, got = s.stream(QUERY + "/stream", {"query": "Hello?", "max_tokens": 5})
     ok("a query's stream", got[-1] == "[DONE]" and got[-2]["done"] and "delta" in got[0], str(got))
 else:
-    ok("no template, no chat: said so", status == 400 and j["error"]["param"] == "messages", str(j))
+    ok("no template, no chat: said so", status == 400 and j["error"]["param"] == "messages"
+       and "PRECIS_TEMPLATE" in j["error"]["message"] and "--template" in j["error"]["message"], str(j))
     status, _, j = s.ask("POST", QUERY, {"query": "Hello?"})
     ok("nor a query", status == 400 and j["error"]["param"] == "query", str(j))
 
@@ -384,10 +386,13 @@ r = s.begin("POST", TEXT, {"prompt": "Once upon a time", "max_tokens": 200, "str
 ok("Ctrl-C ends it as well", s.stop(2) == 0)
 
 # ---- keys and values of few bits ----
-s = Server("tiny", "--kv-cache-type", "q8,q4", "--response-cache-entries", "0", "--recent-cache", "0")
+s = Server("tiny", "--kv-cache-type", "q8,q4", "--response-cache-entries", "0", "--recent-cache", "0", "--template", "chatml")
 story = dict(ask, prompt="Once upon a time there was a little girl who lived in a house near the big dark forest with her "
              "dog and her cat, and every day they went out to play. One day", max_tokens=24)
 first, again = s.post(TEXT, story), s.post(TEXT, story)
+told = [s.ask("POST", CHAT, dict(chat, messages=chat["messages"] * n)) for n in (1, 2)]
+ok("a chat by the template that was given", [t[0] for t in told] == [200, 200]
+   and told[1][2]["usage"]["prompt_tokens"] > told[0][2]["usage"]["prompt_tokens"], str(told))
 ok("8-bit keys, 4-bit values", s.ask("GET", Q + "cache")[2]["kv_type"] == "q8,q4" and first["choices"][0]["text"])
 ok("a prefix in them is used again, and nothing changes",
    again["usage"]["prompt_tokens_details"]["cached_tokens"] > 0

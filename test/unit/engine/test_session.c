@@ -322,12 +322,25 @@ static void templates_that_are_not_known(void **state) {
     assert_non_null(strstr(err.text, "--template"));
     assert_non_null(strstr(err.text, "does not know"));
     assert_int_equal(pr_engine_chat(e, "frob", &hello, 1, true, &text, &err), PR_ERR_ARG);
-    assert_non_null(strstr(err.text, "--template frob"));
+    assert_non_null(strstr(err.text, "--template: frob"));
     assert_non_null(strstr(err.text, "chatml"));
     assert_int_equal(pr_engine_chat(e, "chatml", &hello, 1, true, &text, &err), PR_OK);
     assert_non_null(strstr(text, "hello"));
     pr_text_free(text);
     pr_engine_close(e);
+    e = rig_open(rig_model(&m, "m.gguf"), &(pr_engine_opts){.n_threads = 1, .chat_template = "zephyr"});
+    assert_int_equal(pr_engine_chat(e, NULL, &hello, 1, true, &text, &err), PR_OK);
+    assert_non_null(strstr(text, "<|user|>"));
+    pr_text_free(text);
+    pr_engine_describe(e, &info);
+    assert_string_equal(info.chat_template, "zephyr");
+    pr_engine_close(e);
+    e = NULL;
+    assert_int_equal(
+        pr_engine_open(rig_model(&m, "m.gguf"), &(pr_engine_opts){.n_threads = 1, .chat_template = "frob"}, &e, &err),
+        PR_ERR_ARG);
+    assert_null(e);
+    assert_non_null(strstr(err.text, "frob"));
     m.chat_template = NULL;
     e = rig_open(rig_model(&m, "m.gguf"), &(pr_engine_opts){.n_threads = 1});
     assert_int_equal(pr_engine_chat(e, NULL, &hello, 1, true, &text, &err), PR_ERR_UNSUPPORTED);

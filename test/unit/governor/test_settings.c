@@ -56,6 +56,7 @@ static void defaults(void **state) {
                                           {"PRECIS_KEEP_ALIVE", "300"},
                                           {"PRECIS_CONTEXT_LENGTH", "2048"},
                                           {"PRECIS_KV_CACHE_TYPE", "f16"},
+                                          {"PRECIS_TEMPLATE", ""},
                                           {"PRECIS_API_KEYS_FILE", ""},
                                           {"PRECIS_ORIGINS", ""}};
     pr_settings_input nothing = {0};
@@ -132,6 +133,25 @@ static void flag_over_environment_over_file(void **state) {
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_NOTFOUND);
     assert_non_null(strstr(err.text, again));
     unlink(path);
+}
+
+/* One setting, for commands that are no server: others may be wrong. */
+static void one_from_the_environment(void **state) {
+    (void)state;
+    const char *const environment[] = {"PRECIS_PORT=none", "PRECIS_KV_CACHE_TYPE=q8",
+                                       "PRECIS_MEMORY=", "PRECIS_CONTEXT_LENGTH=1", NULL};
+    bool given = false;
+    pr_settings_defaults(&s);
+    assert_int_equal(pr_setting_from_environment("PRECIS_KV_CACHE_TYPE", environment, &s, &given, &err), PR_OK);
+    assert_true(given && s.kv_cache_type.k == PR_KV_Q8);
+    assert_int_equal(pr_setting_from_environment("PRECIS_MEMORY", environment, &s, &given, &err), PR_OK);
+    assert_false(given); /* an empty variable is none */
+    assert_int_equal(pr_setting_from_environment("PRECIS_TEMPLATE", environment, &s, &given, &err), PR_OK);
+    assert_false(given);
+    assert_int_equal(pr_setting_from_environment("PRECIS_CONTEXT_LENGTH", environment, &s, &given, &err), PR_ERR_ARG);
+    assert_non_null(strstr(err.text, "PRECIS_CONTEXT_LENGTH"));
+    assert_false(given);
+    assert_int_equal(pr_setting_from_environment("PRECIS_KV_CACHE_TYPE", NULL, &s, &given, &err), PR_OK);
 }
 
 /* ---- values ------------------------------------------------------------------- */
@@ -343,6 +363,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(defaults),
         cmocka_unit_test(flag_over_environment_over_file),
+        cmocka_unit_test(one_from_the_environment),
         cmocka_unit_test(good_values),
         cmocka_unit_test(bad_values),
         cmocka_unit_test(what_depends_on_each_other),
