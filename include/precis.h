@@ -190,8 +190,9 @@ typedef struct pr_elastic_info {
 void pr_engine_elastic(const pr_engine *engine, pr_elastic_info *out);
 /* The same from an estimate: nothing is in memory, the cursor is where an engine with these options would begin. */
 void pr_estimate_elastic(const pr_estimate *estimate, pr_elastic_info *out);
-/* Of a plan: bytes and expected KL with n increments, 0..n_increments; false past the end or for ordinary models. */
-bool pr_estimate_increment(const pr_estimate *estimate, uint32_t n, size_t *bytes, double *kl);
+/* Of a plan: bytes of weights, peak of the process and expected KL with n increments, 0..n_increments; all three rise with n,
+ * but for the KL. False past the end or for ordinary models. */
+bool pr_estimate_increment(const pr_estimate *estimate, uint32_t n, size_t *bytes, size_t *peak, double *kl);
 
 /* Move. Returns at once: lower levels hold from the next step on, with memory given back in the background; higher ones as
  * their planes have been read, while steps go on. The newest request wins. Any thread, at any time.

@@ -5,8 +5,8 @@
  * one" to the engine; a bit that belongs to no ISA says it without a special
  * case anywhere else.
  *
- * --memory is a promise about the whole process. Everything but the weights is known before anything is loaded, so what
- * the limit leaves is their budget.
+ * --memory is a promise about the whole process. What it will take with each number of increments is known before anything is
+ * loaded, so the budget of weights follows from it.
  */
 #include "cmd/load.h"
 
@@ -120,14 +120,31 @@ bool pr__load_wants_elastic(const pr_load *load) {
     return load->opts.level_given || load->opts.weights_budget || load->memory;
 }
 
+/* The weights of the most increments whose peak is at most `memory`; *least is the peak of the fewest. */
+static bool most_within(const pr_estimate *estimate, size_t memory, uint32_t n_increments, size_t *weights,
+                        size_t *least) {
+    double kl;
+    size_t bytes, peak;
+    uint32_t fits = 0, over = n_increments + 1; /* the peak rises with their number */
+    if (!pr_estimate_increment(estimate, 0, weights, least, &kl) || *least > memory) return false;
+    while (over - fits > 1) {
+        uint32_t middle = fits + (over - fits) / 2;
+        (void)pr_estimate_increment(estimate, middle, &bytes, &peak, &kl);
+        if (peak > memory) over = middle;
+        else fits = middle;
+    }
+    return pr_estimate_increment(estimate, fits, weights, &peak, &kl);
+}
+
 /* The largest budget of weights with which the process stays within --memory. */
-static pr_status fit_memory(pr_load *load, const pr_engine_info *info, const pr_elastic_info *elastic, pr_err *err) {
+static pr_status fit_memory(pr_load *load, const pr_estimate *estimate, const pr_engine_info *info,
+                            const pr_elastic_info *elastic, pr_err *err) {
     char want[32], need[32], kv[32];
-    size_t others = info->peak_bytes - info->weight_bytes;
     bool fixed = !elastic->elastic || load->opts.level_given || load->opts.weights_budget;
-    size_t least = others + (fixed ? info->weight_bytes : elastic->bytes_min);
-    if (load->memory >= least) {
-        if (load->memory < info->peak_bytes) load->opts.weights_budget = load->memory - others;
+    size_t least = info->peak_bytes, weights = 0;
+    if (load->memory >= info->peak_bytes) return PR_OK;
+    if (!fixed && most_within(estimate, load->memory, elastic->n_increments, &weights, &least)) {
+        load->opts.weights_budget = weights;
         return PR_OK;
     }
     return pr_fail(err, PR_ERR_LIMIT,
@@ -156,7 +173,7 @@ pr_status pr__load_fit(pr_load *load, const char *path, pr_err *err) {
                          o->level_given ? "level" : "weights-budget", path,
                          pr__companion_advice(path, advice, sizeof advice));
     } else if (load->memory) {
-        status = fit_memory(load, &info, &elastic, err);
+        status = fit_memory(load, estimate, &info, &elastic, err);
     }
     pr_estimate_close(estimate);
     return status;

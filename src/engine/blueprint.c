@@ -123,6 +123,16 @@ void pr_estimate_close(pr_estimate *estimate) {
     pr_free(estimate);
 }
 
+static size_t other_bytes(const struct pr_estimate *b) {
+    return (size_t)b->desc.n_vocab * VOCAB_BYTES_PER_TOKEN + (size_t)b->desc.n_layers * GRAPH_BYTES_PER_LAYER;
+}
+
+size_t pr__peak_bytes(const struct pr_estimate *b, uint32_t n) {
+    size_t planes = b->planes ? pr_align_up(b->planes_at[n], HUGE_BYTES) : 0; /* the last page is whole in memory */
+    return b->weights.bytes + planes + b->kv_bytes_max + pr_exec_bytes(&b->graph, &b->plan, &b->weights, &b->exec) +
+           other_bytes(b) + PROCESS_BYTES;
+}
+
 void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out) {
     const pr_model_desc *d = &estimate->desc;
     *out = (pr_engine_info){
@@ -153,17 +163,13 @@ void pr_estimate_describe(const pr_estimate *estimate, pr_engine_info *out) {
         .kv_bytes_max = estimate->kv_bytes_max,
         .scratch_bytes = pr_exec_bytes(&estimate->graph, &estimate->plan, &estimate->weights, &estimate->exec),
     };
-    out->other_bytes = (size_t)d->n_vocab * VOCAB_BYTES_PER_TOKEN + (size_t)d->n_layers * GRAPH_BYTES_PER_LAYER;
-    size_t rest = 0; /* of the last page of planes */
+    out->other_bytes = other_bytes(estimate);
+    out->peak_bytes = pr__peak_bytes(estimate, estimate->cursor);
     if (estimate->planes) {
-        size_t planes = estimate->planes_at[estimate->cursor];
-        rest = (HUGE_BYTES - planes % HUGE_BYTES) % HUGE_BYTES;
         out->weight_bytes += estimate->planes_at[estimate->cursor];
         out->weight_bytes_read += pr_weights_nested_read_bytes(&estimate->weights, &estimate->graph, estimate->planes,
                                                                estimate->cursor);
     }
-    out->peak_bytes = out->weight_bytes + rest + out->kv_bytes_max + out->scratch_bytes + out->other_bytes +
-                      PROCESS_BYTES;
 }
 
 pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *err) {

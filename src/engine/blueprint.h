@@ -32,6 +32,9 @@ struct pr_estimate {
 pr_status pr__blueprint_init(struct pr_estimate *b, const char *path, const pr_engine_opts *opts, pr_err *err);
 void pr__blueprint_free(struct pr_estimate *b); /* accepts a half-built one */
 
+/* What the process takes at most, with n increments of an elastic model. */
+size_t pr__peak_bytes(const struct pr_estimate *b, uint32_t n);
+
 /* engine/levels.c: b->planes, planes_at and the cursor that the options ask for. */
 pr_status pr__levels_plan(struct pr_estimate *b, pr_err *err);
 /* Increments of a level; the top's for one above it. */

@@ -85,9 +85,10 @@ void pr_estimate_elastic(const pr_estimate *estimate, pr_elastic_info *out) {
     if (estimate->planes) describe_at(estimate, estimate->cursor, out);
 }
 
-bool pr_estimate_increment(const pr_estimate *estimate, uint32_t n, size_t *bytes, double *kl) {
+bool pr_estimate_increment(const pr_estimate *estimate, uint32_t n, size_t *bytes, size_t *peak, double *kl) {
     if (!estimate->planes || n > estimate->planes->n_increments) return false;
     *bytes = estimate->weights.bytes + estimate->planes_at[n];
+    *peak = pr__peak_bytes(estimate, n);
     *kl = (double)estimate->planes->kl[n];
     return true;
 }

@@ -55,6 +55,15 @@ peak = p["rows"][len(names)]["peak_bytes"]
 c = precis("plan", planes, "--json", "--memory", str(peak)).json()["chosen"]
 row = p["rows"][len(names)]["weight_bytes"]  # peaks are counted in pages, so the last one may hold a little more
 ok("plan --memory", c["peak_bytes"] <= peak and row <= c["weight_bytes"] < most and "--memory" in c["why"], str(c))
+# Pages of planes are whole in memory, so peaks come in steps: at each of them, a byte below and above, and between.
+edges = sorted({w["peak_bytes"] for w in precis("plan", planes, "--json", "--budgets", "16").json()["rows"]})
+wanted = sorted({n + d for n in edges for d in (-1, 0, 1)} | {(a + b) // 2 for a, b in zip(edges, edges[1:])})
+chosen = {n: precis("plan", planes, "--json", "--memory", str(n)) for n in wanted if n >= edges[0]}
+over = [(n, r.out[-300:]) for n, r in chosen.items() if r.code != 0 or r.json()["chosen"]["peak_bytes"] > n]
+ok("--memory is never exceeded", not over and len(chosen) > 6, str(over))
+ok("and used as far as it goes", all(chosen[n].json()["chosen"]["peak_bytes"] == n for n in edges),
+   str([(n, chosen[n].json()["chosen"]["peak_bytes"]) for n in edges]))
+fails("a byte less than the least", precis("plan", planes, "--memory", str(edges[0] - 1)), 1, "--memory", "at least")
 fails("a budget below the least", precis("plan", planes, "--budgets", "%d" % (least // 2)), 1, "--budgets")
 fails("a bad list", precis("plan", planes, "--budgets", "1M,x"), 2, "--budgets", "x")
 r = precis("plan", source)

@@ -104,13 +104,19 @@ static void test_same_bits_at_every_level(void **state) {
     rig_tokens(&rng, tokens, N_PROMPT, (uint32_t)n_vocab);
     pr_elastic_info info = info_of(a);
     for (uint32_t cut = 0; cut <= info.n_increments; cut += info.n_increments / 7) {
-        size_t bytes;
+        size_t bytes, peak;
         double kl;
         pr_estimate *estimate;
         pr_err err = {0};
         assert_int_equal(pr_engine_estimate(path, NULL, &estimate, &err), PR_OK);
-        assert_true(pr_estimate_increment(estimate, cut, &bytes, &kl));
+        assert_true(pr_estimate_increment(estimate, cut, &bytes, &peak, &kl));
         pr_estimate_close(estimate);
+        pr_engine_info there;
+        assert_int_equal(pr_engine_estimate(path, &(pr_engine_opts){.weights_budget = bytes}, &estimate, &err), PR_OK);
+        pr_estimate_describe(estimate, &there);
+        pr_estimate_close(estimate);
+        assert_int_equal(there.peak_bytes, peak);
+        assert_int_equal(there.weight_bytes, bytes);
         pr_engine *all[] = {a, b, c};
         for (int i = 0; i < 3; i++) {
             assert_int_equal(pr_engine_set_weights_budget(all[i], bytes, &err), PR_OK);
