@@ -57,8 +57,9 @@ static void look_at_parts(pr_doctor *d, const char *dir) {
     DIR *folder = opendir(dir);
     for (struct dirent *e; folder && (e = readdir(folder));) {
         char what[96];
-        if (!pr_str_ends(e->d_name, ".part")) continue;
-        snprintf(what, sizeof what, "part %.80s", e->d_name);
+        bool pull = pr_str_starts(e->d_name, ".pull-");
+        if (!pull && !pr_str_ends(e->d_name, ".part")) continue;
+        snprintf(what, sizeof what, "part %.80s", pull ? e->d_name + strlen(".pull-") : e->d_name);
         pr__doctor_tell(d, PR_NOTE, what, "the same `precis pull` goes on with it; or remove it",
                         "a download that was not finished");
     }

