@@ -132,6 +132,12 @@ static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err
     return st;
 }
 
+/* A step's texts leave together. */
+static void hold(bool on) {
+    if (on) pr_http_hold();
+    else pr_http_release();
+}
+
 static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
     pr_sched_opts o = {
         .registry = api->registry,
@@ -140,6 +146,7 @@ static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
         .timeline = api->timeline,
         .moved = on_moved,
         .moved_arg = api,
+        .hold = hold,
         .queue_max = api->settings.max_queue,
         .parallel = api->settings.num_parallel,
         .serial = opts->serial,

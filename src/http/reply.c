@@ -55,7 +55,7 @@ void pr__req_wake(pr_http_req *req) {
     if (!req->suspended) return;
     req->suspended = false;
     req->stream.moved_at = pr_now();
-    MHD_resume_connection(req->con);
+    if (!pr__wake_later(req)) MHD_resume_connection(req->con);
 }
 
 /* A callback has returned, or the request is finished: give the watch back when none can come any more. Its holder may
@@ -291,6 +291,7 @@ static bool deserted(const pr_http_req *req) {
 static ssize_t on_content(void *cls, uint64_t pos, char *out, size_t max) {
     (void)pos;
     pr_http_req *req = cls;
+    pr__http_wake_all(req->server);
     bool drained = false;
     ssize_t result = MHD_CONTENT_READER_END_WITH_ERROR;
     pthread_mutex_lock(&req->lock);

@@ -476,6 +476,7 @@ static enum MHD_Result answer(pr_http_req *req, struct MHD_Connection *con) {
 enum MHD_Result pr__http_on_request(void *cls, struct MHD_Connection *con, const char *url, const char *method,
                                     const char *version, const char *data, size_t *data_len, void **req_cls) {
     (void)url;
+    pr__http_wake_all(cls);
     pr_http_req *req = *req_cls;
     if (!req) {
         survey v = {.end = version + strlen(version)};
@@ -581,6 +582,7 @@ void pr__http_on_completed(void *cls, struct MHD_Connection *con, void **req_cls
     (void)con;
     pr_http_server *s = cls;
     pr_http_req *req = *req_cls;
+    pr__http_wake_all(s);
     if (!req) return;
     *req_cls = NULL;
     pr__conn *c = req->conn;

@@ -261,6 +261,7 @@ static void *watch_main(void *arg) {
         }
         double now = pr_now();
         look_at_due(s, note_events(s, events, n, now), now);
+        pr__http_wake_all(s);
         if (now < next) continue;
         look_at_due(s, note_tick(s, now), now);
         next = now + s->opts.tick_seconds;
@@ -403,6 +404,7 @@ void pr_http_stop(pr_http_server *s, double seconds) {
         atomic_store(&s->stopping, true);
         abort_all(s);
         wait_idle(s, farewell_seconds);
+        pr__http_wake_stop(s);
         MHD_stop_daemon(s->daemon);
         s->daemon = NULL;
         if (quiet != MHD_INVALID_SOCKET) close(quiet);

@@ -176,6 +176,10 @@ pr_status pr_http_error(pr_http_req *req, unsigned status, const char *code, con
 /* Begin a reply whose bytes follow, with status 200. Of type "text/event-stream" it gets pings: each send should then be
  * whole events. Headers are sent with the first bytes at the latest. */
 pr_status pr_http_stream_begin(pr_http_req *req, const char *type, const pr_http_header *headers, size_t n_headers);
+/* Until pr_http_release(), on this thread: connections that get something to send wait for it, and are woken together. For what
+ * becomes ready at once; keep it short. Any thread; a server that stops waits for it. */
+void pr_http_hold(void);
+void pr_http_release(void);
 /* Append bytes, all or none. PR_ERR_LIMIT: full, the reader is slow; on_drain tells when to try again. */
 pr_status pr_http_stream_send(pr_http_req *req, const void *bytes, size_t len);
 /* No more bytes; what is unsent still goes out. */

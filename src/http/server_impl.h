@@ -57,10 +57,11 @@ struct pr_http_req {
     struct MHD_Response *response; /* made, to be queued by the server's thread */
     pr__stream stream;
     pr_http_watch watch;
-    bool told;        /* on_gone was called, or never will be */
-    bool finished;    /* no callback begins any more */
-    uint32_t calling; /* callbacks that run */
-    char *note;       /* for the log; NULL: nothing */
+    struct pr_http_req *wake_next; /* of the list that it is on: wake.c */
+    bool told;                     /* on_gone was called, or never will be */
+    bool finished;                 /* no callback begins any more */
+    uint32_t calling;              /* callbacks that run */
+    char *note;                    /* for the log; NULL: nothing */
     /* Fixed once the handler runs. */
     pr_http_server *server;
     pr__conn *conn;
@@ -106,6 +107,8 @@ struct pr_http_server {
     atomic_bool draining, stopping, watch_ends;
     atomic_size_t body_bytes;
     atomic_uint_least64_t next_id;
+    _Atomic(pr_http_req *) waking; /* wake.c: to be resumed by the server's thread */
+    atomic_uint n_waking;          /* on any such list */
     uint64_t id_seed;
 
     pthread_mutex_t lock;
@@ -136,6 +139,11 @@ void pr__req_free(pr_http_req *req);
 /* pr_http_error() with a list of arguments. */
 pr_status pr__req_error(pr_http_req *req, unsigned status, const char *code, const char *param, uint32_t retry_after,
                         const char *fmt, va_list args) PR_PRINTF(6, 0);
+
+/* wake.c. */
+bool pr__wake_later(pr_http_req *req); /* under req.lock: whether this thread holds, and will see to it */
+void pr__http_wake_all(pr_http_server *s);
+void pr__http_wake_stop(pr_http_server *s); /* until nothing is on a list */
 
 /* linger.c; all under server.lock. */
 bool pr__linger_open(pr_http_server *s);

@@ -543,7 +543,9 @@ static void *step_thread(void *arg) {
             continue;
         }
         pthread_mutex_unlock(&s->lock);
+        if (s->opts.hold) s->opts.hold(true);
         uint32_t tokens = pr__lane_step(lane, &step);
+        if (s->opts.hold) s->opts.hold(false);
         pthread_mutex_lock(&s->lock);
         s->n_steps++;
         s->n_stepped += step.n;

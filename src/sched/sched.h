@@ -86,6 +86,7 @@ typedef struct pr_sched_opts {
     pr_timeline *timeline;                                    /* borrowed; decisions go there; may be NULL */
     void (*moved)(void *arg, const pr_timeline_entry *entry); /* the same, as it happens: for the log; may be NULL */
     void *moved_arg;
+    void (*hold)(bool on);  /* on the stepping thread, around on_token of all of a step; may be NULL */
     uint32_t queue_max;     /* 0: 64 */
     uint32_t parallel;      /* sessions in one step at most; 0: 8 */
     uint32_t sessions_max;  /* running sessions with pages; 0: 64 */

@@ -337,6 +337,43 @@ static void an_event_arrives_at_once(void **state) {
     finish();
 }
 
+/* What is sent while a thread holds arrives when it lets go: to all, also where the last one's client has gone meanwhile. */
+static void what_is_held_arrives_together(void **state) {
+    (void)state;
+    enum { EACH = 6 };
+    hc c[EACH];
+    pr_http_req *streams[EACH];
+    start((pr_http_opts){0});
+    for (int i = 0; i < EACH; i++) {
+        c[i] = hc_open(port);
+        hc_puts(&c[i], GET("/stream"));
+        streams[i] = take_kept();
+        assert_int_equal(pr_http_stream_send(streams[i], "data: first\n\n", 13), PR_OK);
+        assert_true(hc_wait_for(&c[i], "first", 5));
+    }
+    for (int round = 0; round < 20; round++) {
+        char text[32];
+        int n = snprintf(text, sizeof text, "data: <%d>\n\n", round);
+        bool last = round == 19;
+        usleep(20000); /* they are suspended by now */
+        pr_http_hold();
+        for (int i = 0; i < EACH; i++) assert_int_equal(pr_http_stream_send(streams[i], text, (size_t)n), PR_OK);
+        if (round == 0) assert_false(hc_wait_for(&c[0], text, 0.1));
+        if (last) hc_close(&c[EACH - 1]);
+        if (last) assert_true(comes_true(&kept.gone, 1));
+        pr_http_release();
+        for (int i = 0; i < EACH - last; i++) assert_true(hc_wait_for(&c[i], text, 5));
+    }
+    pr_http_hold();
+    for (int i = 0; i < EACH; i++) pr_http_req_unref(streams[i]); /* which ends them */
+    pr_http_release();
+    for (int i = 0; i < EACH - 1; i++) {
+        assert_true(hc_wait_for(&c[i], "\r\n0\r\n\r\n", 5));
+        hc_close(&c[i]);
+    }
+    finish();
+}
+
 static void idle_streams_ping(void **state) {
     (void)state;
     start((pr_http_opts){.ping_seconds = 0.1});
@@ -666,6 +703,40 @@ static void stopping_ends_what_does_not_finish(void **state) {
     finish();
 }
 
+static void *send_held(void *arg) {
+    pr_http_req **streams = arg;
+    pr_http_hold();
+    for (int i = 0; i < 2; i++) pr_http_stream_send(streams[i], "data: x\n\n", 9);
+    atomic_fetch_add(&kept.held, 1);
+    usleep(1500000); /* longer than a stopping server waits for anybody */
+    pr_http_release();
+    for (int i = 0; i < 2; i++) pr_http_req_unref(streams[i]);
+    return NULL;
+}
+
+/* The library must not be stopped while connections are suspended. */
+static void stopping_waits_for_what_is_held(void **state) {
+    (void)state;
+    start((pr_http_opts){0});
+    hc c[2];
+    pr_http_req *streams[2];
+    pthread_t thread;
+    for (int i = 0; i < 2; i++) {
+        c[i] = hc_open(port);
+        hc_puts(&c[i], GET("/stream"));
+        streams[i] = take_kept();
+        assert_int_equal(pr_http_stream_send(streams[i], "data: first\n\n", 13), PR_OK);
+        assert_true(hc_wait_for(&c[i], "first", 5));
+    }
+    usleep(20000);
+    assert_int_equal(pthread_create(&thread, NULL, send_held, streams), 0);
+    assert_true(comes_true(&kept.held, 3));
+    pr_http_stop(server, 0);
+    pthread_join(thread, NULL);
+    for (int i = 0; i < 2; i++) hc_close(&c[i]);
+    finish();
+}
+
 static void stopping_in_the_middle_of_everything(void **state) {
     (void)state;
     for (int round = 0; round < (TEST_SANITIZED ? 5 : 20); round++) {
@@ -734,6 +805,7 @@ int main(void) {
         cmocka_unit_test(who_lets_go_without_an_answer_is_answered_for),
         cmocka_unit_test(events_come_in_order),
         cmocka_unit_test(an_event_arrives_at_once),
+        cmocka_unit_test(what_is_held_arrives_together),
         cmocka_unit_test(idle_streams_ping),
         cmocka_unit_test(a_slow_reader_fills_its_own_stream_only),
         cmocka_unit_test(streams_without_memory_fail_cleanly),
@@ -746,6 +818,7 @@ int main(void) {
         cmocka_unit_test(a_storm_of_connections_is_weathered),
         cmocka_unit_test(stopping_lets_streams_finish),
         cmocka_unit_test(stopping_ends_what_does_not_finish),
+        cmocka_unit_test(stopping_waits_for_what_is_held),
         cmocka_unit_test(stopping_in_the_middle_of_everything),
         cmocka_unit_test(every_allocation_may_fail),
     };
