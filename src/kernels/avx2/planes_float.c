@@ -6,23 +6,27 @@
  * integers first: maddubs with (k16, 0) and (1, 0) picks a column of the int8
  * level and one of p16, and their sum is within 16 bits.
  *
- * Up to 2 tokens use a column where it is made, eight rows of a tile after the
- * other. More share a panel of floats, which the body of pack F32 multiplies.
+ * Up to 4 tokens use a column where it is made. A row's chain is a fused
+ * multiply-add a column, four cycles long, and the processor does not see far
+ * enough ahead to find a second chain behind the 64 cycles of 16 columns. So
+ * both halves of a tile go side by side, field by field of four columns; the
+ * bytes of a block, more than there are registers, wait in memory. More tokens
+ * share a panel of floats, which the body of pack F32 multiplies.
  */
 #include "kernels/avx2/avx2.h"
 #include "kernels/avx2/planes.h"
 
-enum { TOKENS_FEW = 2, TOKENS = 6 };
+enum { TOKENS_FEW = 4, TOKENS = 6 };
 
-/* Constants of maddubs for the 16-bit integers of fp16: of the even and of the odd columns. */
+/* Constants for the 16-bit integers of fp16: maddubs of the even and of the odd bytes by k16, of the even ones by 1. */
 typedef struct pickers {
-    __m256i k16[2], one[2];
+    __m256i k16[2], one;
 } pickers;
 
 PR_INLINE pickers pickers_of(const pr_plane_book *book) {
     short k16 = (short)book->k16;
     return (pickers){.k16 = {_mm256_set1_epi16(k16), _mm256_set1_epi16((short)(k16 << 8))},
-                     .one = {_mm256_set1_epi16(1), _mm256_set1_epi16(1 << 8)}};
+                     .one = _mm256_set1_epi16(1)};
 }
 
 /* Four columns of bytes as floats. */
@@ -34,11 +38,13 @@ PR_INLINE void floats_of_bytes(__m256i bytes, __m256 out[4]) {
 
 /* Four columns of (byte * k16 + low) as floats. */
 PR_INLINE void floats_of_pairs(const pickers *p, __m256i bytes, __m256i low, __m256 out[4]) {
-    for (int odd = 0; odd < 2; odd++) {
-        __m256i v = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[odd], bytes), _mm256_maddubs_epi16(p->one[odd], low));
-        out[odd] = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(v, 16), 16));
-        out[2 + odd] = _mm256_cvtepi32_ps(_mm256_srai_epi32(v, 16));
-    }
+    const __m256i first = _mm256_set1_epi32(1); /* the lower word of a dword, by madd */
+    __m256i even = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[0], bytes), _mm256_maddubs_epi16(p->one, low));
+    __m256i odd = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[1], bytes), _mm256_srai_epi16(low, 8));
+    out[0] = _mm256_cvtepi32_ps(_mm256_madd_epi16(even, first));
+    out[1] = _mm256_cvtepi32_ps(_mm256_madd_epi16(odd, first));
+    out[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(even, 16));
+    out[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(odd, 16));
 }
 
 /* Four columns of block b, 8 rows, scaled; bytes: what plane_bytes() made of them. */
@@ -59,68 +65,78 @@ PR_INLINE __m256 row_scales(const pr__plane_span *s, uint32_t i, size_t half) {
     return _mm256_mul_ps(load_f16(s->rows[i] + 16 * half), _mm256_set1_ps(s->factor));
 }
 
-/* Group g of 8 rows of a tile times all tokens: 16 columns from x on. */
-PR_INLINE void group_of(pr_plane level, int tokens, const pr__plane_span *s, const plane_tables *tables,
-                        const pickers *p, int i, size_t b, size_t g, size_t half, const uint8_t *x, __m256 rows,
-                        __m256 acc[]) {
-    const pr__plane_run *run = &s->at[i];
-    __m256i bytes[4];
-    __m256 scale = _mm256_mul_ps(plane_scales(run, b, half), rows);
-    plane_bytes(level, tables, run, b, g, half, bytes);
-    for (size_t f = 0; f < 4; f++) {
-        __m256 w[4];
-        plane_floats(level, p, run, b, 4 * g + f, half, bytes[f], scale, w);
-        for (size_t c = 0; c < 4; c++) {
-            for (int t = 0; t < tokens; t++) {
-                const uint8_t *xc = x + (size_t)t * s->x_stride + (4 * f + c) * sizeof(float);
-                acc[t] = _mm256_fmadd_ps(w[c], _mm256_broadcast_ss((const float *)(const void *)xc), acc[t]);
+/* Block b of a tile as bytes: [field of 4 columns][half]. */
+PR_INLINE void block_bytes(pr_plane level, const plane_tables *tables, const pr__plane_run *run, size_t b,
+                           __m256i out[8][2]) {
+    for (size_t g = 0; g < 2; g++) {
+        for (size_t half = 0; half < 2; half++) {
+            __m256i bytes[4];
+            plane_bytes(level, tables, run, b, g, half, bytes);
+            for (size_t f = 0; f < 4; f++) {
+                out[4 * g + f][half] = bytes[f];
             }
         }
     }
 }
 
-PR_INLINE void direct_of(pr_plane level, int tiles, int tokens, const pr__plane_span *s) {
+/* A field of a tile times all tokens: 4 columns, from x on. */
+PR_INLINE void field_of(int tokens, const __m256 w[2][4], const uint8_t *x, size_t x_stride,
+                        __m256 acc[2][TOKENS_FEW]) {
+    for (size_t c = 0; c < 4; c++) {
+        for (int t = 0; t < tokens; t++) {
+            const uint8_t *xc = x + (size_t)t * x_stride + c * sizeof(float);
+            __m256 column = _mm256_broadcast_ss((const float *)(const void *)xc);
+            acc[0][t] = _mm256_fmadd_ps(w[0][c], column, acc[0][t]);
+            acc[1][t] = _mm256_fmadd_ps(w[1][c], column, acc[1][t]);
+        }
+    }
+}
+
+PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
     const plane_tables tables = plane_tables_of(level, s->book, 0);
     const pickers p = pickers_of(s->book);
-    __m256 acc[PR__PLANE_TILES][2][TOKENS_FEW], rows[PR__PLANE_TILES][2];
-    for (int i = 0; i < tiles; i++) {
-        for (int half = 0; half < 2; half++) {
-            rows[i][half] = row_scales(s, (uint32_t)i, (size_t)half);
-            for (int t = 0; t < tokens; t++) {
-                const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS + 8 * half;
-                acc[i][half][t] = s->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
-            }
+    const pr__plane_run at = s->at[0], soon = s->soon[0];
+    const __m256 rows[2] = {row_scales(s, 0, 0), row_scales(s, 0, 1)};
+    __m256 acc[2][TOKENS_FEW];
+    for (int half = 0; half < 2; half++) {
+        for (int t = 0; t < tokens; t++) {
+            const float *y = s->y + (size_t)t * s->y_stride + 8 * half;
+            acc[half][t] = s->first ? _mm256_setzero_ps() : _mm256_loadu_ps(y);
         }
     }
     const uint8_t *x = s->x;
     for (size_t b = 0; b < s->n_blocks; b++) {
-        for (int i = 0; i < tiles; i++) {
-            plane_prefetch(level, &s->soon[i], b);
+        __m256i bytes[8][2];
+        __m256 scale[2];
+        plane_prefetch(level, &soon, b);
+        block_bytes(level, &tables, &at, b, bytes);
+        for (size_t half = 0; half < 2; half++) {
+            scale[half] = _mm256_mul_ps(plane_scales(&at, b, half), rows[half]);
         }
-        for (size_t g = 0; g < 2; g++, x += 16 * sizeof(float)) {
-            for (int i = 0; i < tiles; i++) {
-                for (size_t half = 0; half < 2; half++) {
-                    group_of(level, tokens, s, &tables, &p, i, b, g, half, x, rows[i][half], acc[i][half]);
-                }
+        for (size_t f = 0, fields = (size_t)opaque(8); f < fields; f++, x += 4 * sizeof(float)) {
+            if (tokens == 2) { /* gcc would keep two of the sums in memory, and a chain waits 8 cycles for that */
+                in_registers(&acc[0][0], &acc[1][0]);
+                in_registers(&acc[0][1], &acc[1][1]);
             }
+            __m256 w[2][4];
+            plane_floats(level, &p, &at, b, f, 0, bytes[f][0], scale[0], w[0]);
+            plane_floats(level, &p, &at, b, f, 1, bytes[f][1], scale[1], w[1]);
+            field_of(tokens, w, x, s->x_stride, acc);
         }
     }
-    for (int i = 0; i < tiles; i++) {
-        for (int half = 0; half < 2; half++) {
-            for (int t = 0; t < tokens; t++) {
-                float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS + 8 * half;
-                _mm256_storeu_ps(y, acc[i][half][t]);
-            }
+    for (int half = 0; half < 2; half++) {
+        for (int t = 0; t < tokens; t++) {
+            _mm256_storeu_ps(s->y + (size_t)t * s->y_stride + 8 * half, acc[half][t]);
         }
     }
 }
 
-PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    switch (n_tiles << 4 | n_tokens) {
-    case 0x11: direct_of(level, 1, 1, s); break;
-    case 0x12: direct_of(level, 1, 2, s); break;
-    case 0x21: direct_of(level, 2, 1, s); break;
-    case 0x22: direct_of(level, 2, 2, s); break;
+PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tokens) {
+    switch (n_tokens) {
+    case 1: direct_of(level, 1, s); break;
+    case 2: direct_of(level, 2, s); break;
+    case 3: direct_of(level, 3, s); break;
+    case 4: direct_of(level, 4, s); break;
     }
 }
 
@@ -148,20 +164,25 @@ PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8
     }
 }
 
+/* One tile each: the plan asks for no more. */
 static void direct_int2(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    direct(PR_PLANE_P2, s, n_tiles, n_tokens);
+    (void)n_tiles;
+    direct(PR_PLANE_P2, s, n_tokens);
 }
 
 static void direct_int4(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    direct(PR_PLANE_P4, s, n_tiles, n_tokens);
+    (void)n_tiles;
+    direct(PR_PLANE_P4, s, n_tokens);
 }
 
 static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    direct(PR_PLANE_P8, s, n_tiles, n_tokens);
+    (void)n_tiles;
+    direct(PR_PLANE_P8, s, n_tokens);
 }
 
 static void direct_fp16(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    direct(PR_PLANE_P16, s, n_tiles, n_tokens);
+    (void)n_tiles;
+    direct(PR_PLANE_P16, s, n_tokens);
 }
 
 static void decode_int2(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P2, s, i, panel); }
@@ -176,10 +197,10 @@ static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *d
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
         .level = level,
-        .tiles = 2,
+        .tiles = 1,
         .tokens = TOKENS_FEW,
         .direct = direct_fn,
-        .panel_tiles = args->n_tokens <= 3 ? 2 : 1, /* what the body of pack F32 is quick at */
+        .panel_tiles = 1, /* what the body of pack F32 is quick at with so many tokens */
         .panel_tokens = TOKENS,
         .panel_block = PR_BLOCK * PR_TILE_ROWS * sizeof(float),
         .decode = decode_fn,
