@@ -36,7 +36,10 @@ def forget(folder):
     """Take every file below folder out of the page cache."""
     for where, _, names in os.walk(folder):
         for name in names:
-            fd = os.open(os.path.join(where, name), os.O_RDONLY)
+            path = os.path.join(where, name)
+            if os.path.islink(path) or not os.path.isfile(path):
+                continue
+            fd = os.open(path, os.O_RDONLY)
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)

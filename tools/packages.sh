@@ -15,6 +15,8 @@ build=(gcc libc6-dev make pkg-config
 test=(git libcmocka-dev clang clang-format clang-tidy libclang-rt-14-dev curl
     chromium chromium-driver fonts-dejavu-core
     dpkg-dev debootstrap # test/slow/deb.py
+    qemu-system-x86 e2fsprogs # test/slow/vm.py
+    buildah # test/slow/container.py
     zsh fish mandoc) # completion and the manual are tried in what they are made for
 
 wanted=()

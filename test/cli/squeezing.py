@@ -35,17 +35,17 @@ def moves(level, used, requests, floor):
 class Client(threading.Thread):
     """One request after the other for as long as it is wanted."""
 
-    def __init__(self, server, number, **fields):
+    def __init__(self, server, number, tokens=800, timeout=60, **fields):
         super().__init__(daemon=True)
-        self.server, self.wanted, self.streams = server, True, []
-        self.body = dict(fields, prompt="Once upon a time number %d" % number, max_tokens=800, stream=True, seed=number,
+        self.server, self.timeout, self.wanted, self.streams = server, timeout, True, []
+        self.body = dict(fields, prompt="Once upon a time number %d" % number, max_tokens=tokens, stream=True, seed=number,
                          logit_bias={"2": -100})  # its end token
         self.start()
 
     def run(self):
         while self.wanted:
             self.body["seed"] += 1000  # no answer from a cache
-            r = self.server.begin("POST", TEXT, self.body)
+            r = self.server.begin("POST", TEXT, self.body, timeout=self.timeout)
             stream = {"status": r.status, "first": None, "end": None, "finish": None, "levels": None, "done": False}
             self.streams.append(stream)
             for e in events(r):
@@ -189,22 +189,30 @@ def really_squeeze(name, limit, parts, requests=3):
         ok("%s: the control group is gone" % name, group.end())
 
 
-def squeeze_in_group(name, server, ballast, limit, parts, requests):
+def stands(server, requests):
+    """Where the model has come to rest: its level, that in words, and what is wrong with it by the table, or None."""
+    model = settled(server)
+    memory = server.get(Q + "memory")
+    what = "%s with %.1f MB, use %.0f%%" % (model["level"], model["weight_bytes"] / 1e6, memory["percent_used"])
+    least, most = (choice(memory, model, requests, more) for more in (.02, -.02))
+    # Under 60% it may stay where it was.
+    right = memory["percent_used"] < 60 or LEVELS.index(least) <= LEVELS.index(model["level"]) <= LEVELS.index(most)
+    return model["level"], what, None if right else "%s to %s" % (least, most)
+
+
+def squeeze_in_group(name, server, ballast, limit, parts, requests, patience=20, **client):
+    """patience: seconds that a move may take to begin; client: what its clients are made with."""
     ok("%s: the limit is the control group's" % name, abs(server.get(Q + "memory")["total_gb"] * 1e9 - limit) < 1e6)
-    clients = [Client(server, i, min_quantization="int2") for i in range(requests)]
-    ok("%s: loaded" % name, until(lambda: any(m["status"] == "ready" for m in server.get(Q + "status")["current_models"]), 120))
+    clients = [Client(server, i, min_quantization="int2", **client) for i in range(requests)]
+    ok("%s: loaded" % name, until(lambda: all(c.streams and c.streams[0]["first"] for c in clients), 120 + patience))
     watch = Watch(server)
     seen = [settled(server)["level"]]
     for part in parts:
         ok("%s: %.0f%% of memory eaten" % (name, part * 100), ballast.hold(int(part * limit)))
-        model = settled(server)
-        memory = server.get(Q + "memory")
-        what = "%s with %.1f MB, use %.0f%%" % (model["level"], model["weight_bytes"] / 1e6, memory["percent_used"])
-        seen.append(model["level"])
-        if memory["percent_used"] >= 60:  # else it may stay where it was
-            least, most = (choice(memory, model, requests, more) for more in (.02, -.02))
-            ok("%s: %.0f%% eaten: %s" % (name, part * 100, what),
-               LEVELS.index(least) <= LEVELS.index(model["level"]) <= LEVELS.index(most), "%s to %s" % (least, most))
+        until(lambda: not stands(server, requests)[2], patience)
+        level, what, wrong = stands(server, requests)
+        seen.append(level)
+        ok("%s: %.0f%% eaten: %s" % (name, part * 100, what), not wrong, wrong)
     order = [LEVELS.index(l) for l in seen]
     ok("%s: down, and only down: %s" % (name, " ".join(seen)), order == sorted(order, reverse=True) and order[0] > order[-1])
     ok("%s: all went on" % name, all(c.streams[-1]["first"] or len(c.streams) > 1 for c in clients))
@@ -212,9 +220,9 @@ def squeeze_in_group(name, server, ballast, limit, parts, requests):
     for c in clients:
         c.wanted = False
     for c in clients:
-        c.join(300)
+        c.join(300 + patience)
     ok("%s: and back: %s" % (name, seen[0]), until(lambda: LEVELS.index(server.get(Q + "status")["current_models"][0]["level"])
-                                                   >= order[0], 60), str(server.get(Q + "status")["current_models"]))
+                                                   >= order[0], 60 + patience), str(server.get(Q + "status")["current_models"]))
     watch.on = False
     watch.join(10)
     streams = [t for c in clients for t in c.streams]

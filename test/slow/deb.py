@@ -1,8 +1,5 @@
 #!/usr/bin/env python3
-"""The Debian package: made by one command, installed in a clean system, served from, and taken away without a trace.
-
-Needs root, debootstrap, and the mirror that this machine's own packages come from.
-"""
+"""The Debian package: made by one command, installed in a clean system, served from, and taken away without a trace."""
 
 import json
 import os
@@ -13,58 +10,29 @@ import sys
 import urllib.request
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "../cli"))
-from lib import ROOT, finish, ok, path, precis, skipped  # noqa: E402
+from lib import finish, ok, path, precis, skipped  # noqa: E402
 from server import until  # noqa: E402
+from system import System, files, make_package, missing, sh  # noqa: E402
 
-SYSTEM = path("system")
-# What apt and dpkg keep for themselves.
-THEIRS = re.compile(r"/(var/(cache|log)/|var/lib/(apt|dpkg)/|etc/ld\.so\.cache|etc/(passwd|group|shadow|gshadow)-|tmp/|proc/|dev/)")
+why = missing(**{"dpkg-shlibdeps": "dpkg-dev"})
+if why:
+    skipped("the Debian package", why)
+    finish()
 
-
-def sh(*command, **more):
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **more)
-
-
-def inside(*command):
-    env = dict(os.environ, DEBIAN_FRONTEND="noninteractive", LC_ALL="C.UTF-8", PATH="/usr/sbin:/usr/bin:/sbin:/bin")
-    return sh("chroot", SYSTEM, *command, env=env)
-
-
-def mirror():
-    said = sh("apt-cache", "policy", "base-files").stdout
-    found = re.search(r"https?://[^\s]+", said)
-    return found.group(0) if found else None
-
-
-def files():
-    """Every path of the system, with what users and groups there are."""
-    names = {os.path.join(folder, name)[len(SYSTEM):] for folder, folders, names in os.walk(SYSTEM) for name in folders + names}
-    accounts = {"%s: %s" % (f, line.split(":")[0]) for f in ("passwd", "group", "shadow") for line in open(SYSTEM + "/etc/" + f)}
-    return {n for n in names if not THEIRS.match(n)} | accounts
-
-
-for why, missing in (("not root", os.geteuid() != 0), ("no debootstrap", not shutil.which("debootstrap")),
-                     ("no dpkg-shlibdeps (dpkg-dev)", not shutil.which("dpkg-shlibdeps")), ("no mirror", not mirror())):
-    if missing:
-        skipped("the Debian package", why)
-        finish()
-
-r = sh("make", "-s", "-C", ROOT, "deb")
-ok("one command makes it", r.returncode == 0 and r.stdout.startswith("build/deb/"), r.stdout)
-package = os.path.join(ROOT, r.stdout.strip())
+package = make_package()
 if shutil.which("lintian"):
     r = sh("lintian", "--fail-on", "error", "--allow-root", package)
     ok("lintian finds no error", r.returncode == 0, r.stdout)
 else:
     skipped("lintian", "it is not installed")
 
-release = re.search(r"VERSION_CODENAME=(\w+)", open("/etc/os-release").read()).group(1)
-r = sh("debootstrap", "--variant=minbase", release, SYSTEM, mirror())
-if r.returncode != 0:
-    skipped("a clean system", r.stdout.strip().splitlines()[-1])
+system = System(path("system"))
+if system.why:
+    skipped("a clean system", system.why)
     finish()
+SYSTEM, inside = system.folder, system.inside
 r = inside("apt-get", "update", "-qq")
-before = files()
+before = files(SYSTEM)
 
 # ---- installed ----
 shutil.copy(package, SYSTEM + "/tmp/precis.deb")
@@ -115,6 +83,6 @@ r = inside("apt-get", "remove", "-y", "-qq", "precis")
 ok("removing keeps settings and models", r.returncode == 0 and os.path.exists(models + "/tiny.gguf")
    and os.path.exists(SYSTEM + "/etc/precis/precis.conf") and not os.path.exists(SYSTEM + "/usr/bin/precis"), r.stdout)
 r = inside("apt-get", "purge", "-y", "-qq", "--autoremove", "precis")
-after = files()
+after = files(SYSTEM)
 ok("purging leaves nothing", r.returncode == 0 and after == before, "%s, gone: %s" % (sorted(after - before), sorted(before - after)))
 finish()
