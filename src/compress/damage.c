@@ -112,7 +112,7 @@ static double work_of(const finder *f, uint32_t from) {
         bool used = m->head || (!m->embedding && m->layer >= from);
         if (used) weights += (double)set->tensors[i].cols * set->tensors[i].rows;
     }
-    return weights * f->how.cal->n_probes * f->how.cal->probe_len;
+    return weights * pr_measure_rows(f->how.measure);
 }
 
 static pr_status measure_one(finder *f, uint32_t i, bool both, pr_err *err) {

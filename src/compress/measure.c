@@ -6,7 +6,8 @@
  * the same vector softmax, so that what it rounds falls out of the difference.
  *
  * One matrix alone is held against the untouched plane file, not against the source: what all the others lose at their
- * best would drown what a matrix loses at 4 bits. Every STRIDE-th position is enough for that.
+ * best would drown what a matrix loses at 4 bits. The first two thirds of each probe and every STRIDE-th position of
+ * them are enough for that, and it is what most of the time goes into.
  */
 #include "compress/measure.h"
 
@@ -19,9 +20,16 @@
 #include "model/model.h"
 #include "store/residency.h"
 
-enum { PARTS = 8, STRIDE = 3 };
+enum { PARTS = 8, STRIDE = 2 };
 
 static const double ROOM = 0.6; /* of the memory that is free: planes may take so much */
+
+/* Tokens that a run reads: the same number of each probe, one probe after the other. */
+typedef struct reading {
+    int32_t *tokens; /* [n_rows] */
+    uint32_t n_rows;
+    pr_exec_run runs[PR_PROBES_MAX];
+} reading;
 
 struct pr_measure {
     pr_model_file *file;
@@ -34,18 +42,17 @@ struct pr_measure {
     pr_residency *residency;
     pr_kv_pool *pool;
     pr_kv_seq seqs[PR_PROBES_MAX];
-    pr_exec_run runs[PR_PROBES_MAX];
+    reading all, part; /* part: what one matrix alone is measured on */
     pr_calibration *cal;
     const pr_kernels *k;
     pr_team *team;
     pr_plane top;
-    uint32_t n_rows;
-    float *own; /* [n_rows / STRIDE][n_vocab] probabilities of the untouched plane file at every STRIDE-th row */
-    double *own_source; /* [n_rows / STRIDE] its sum p log p */
-    float *streams;     /* [n_layers][n_rows][n_embd]: what goes into each layer; that of layer 0 is unused */
-    uint32_t *out_rows; /* [n_rows] */
-    double *source;     /* [n_rows] sum p log p */
-    double *kl;         /* [n_rows] of the last run */
+    float *own; /* [part.n_rows / STRIDE][n_vocab] probabilities of the untouched plane file at every STRIDE-th row */
+    double *own_source; /* [part.n_rows / STRIDE] its sum p log p */
+    float *streams;     /* [n_layers][part.n_rows][n_embd]: what goes into each layer; that of layer 0 is unused */
+    uint32_t *out_rows; /* [all.n_rows] */
+    double *source;     /* [all.n_rows] sum p log p */
+    double *kl;         /* [all.n_rows] of the last run */
     float *scratch;     /* [threads][n_vocab] */
 };
 
@@ -111,12 +118,12 @@ static void look_at_row(void *ctx, uint32_t i, int thread) {
 
 static void source_thread(void *ctx, int thread) {
     pr_measure *m = ctx;
-    pr_team_for(m->team, thread, m->n_rows, look_at_source, m);
+    pr_team_for(m->team, thread, m->all.n_rows, look_at_source, m);
 }
 
 static void own_thread(void *ctx, int thread) {
     pr_measure *m = ctx;
-    pr_team_for(m->team, thread, m->n_rows / STRIDE, look_at_own, m);
+    pr_team_for(m->team, thread, m->part.n_rows / STRIDE, look_at_own, m);
 }
 
 static void row_thread(void *ctx, int thread) {
@@ -127,15 +134,16 @@ static void row_thread(void *ctx, int thread) {
 /* ---- runs -------------------------------------------------------------------- */
 
 static float *stream_of(const pr_measure *m, uint32_t layer) {
-    return m->streams + (size_t)layer * m->n_rows * m->desc.n_embd;
+    return m->streams + (size_t)layer * m->part.n_rows * m->desc.n_embd;
 }
 
-static pr_status run_layers(pr_measure *m, uint32_t from, uint32_t to, uint32_t n_out, float *hidden, pr_err *err) {
-    const pr_exec_step step = {.n_tokens = m->n_rows,
+static pr_status run_layers(pr_measure *m, const reading *of, uint32_t from, uint32_t to, uint32_t n_out, float *hidden,
+                            pr_err *err) {
+    const pr_exec_step step = {.n_tokens = of->n_rows,
                                .n_out = n_out,
-                               .tokens = m->cal->probe_tokens,
+                               .tokens = of->tokens,
                                .out_rows = m->out_rows,
-                               .runs = m->runs,
+                               .runs = of->runs,
                                .n_runs = m->cal->n_probes,
                                .view = PR_VIEW_MAIN};
     const pr_exec_range range = {from, to, hidden, NULL};
@@ -145,11 +153,11 @@ static pr_status run_layers(pr_measure *m, uint32_t from, uint32_t to, uint32_t 
     return st;
 }
 
-/* From a layer to the logits of all rows, or of every STRIDE-th. */
-static pr_status run_to_logits(pr_measure *m, uint32_t from, uint32_t stride, pr_err *err) {
-    uint32_t n = m->n_rows / stride;
+/* From a layer to the logits of every stride-th row. */
+static pr_status run_to_logits(pr_measure *m, const reading *of, uint32_t from, uint32_t stride, pr_err *err) {
+    uint32_t n = of->n_rows / stride;
     for (uint32_t i = 0; i < n; i++) m->out_rows[i] = i * stride + stride - 1;
-    return run_layers(m, from, m->desc.n_layers, n, stream_of(m, from), err);
+    return run_layers(m, of, from, m->desc.n_layers, n, stream_of(m, from), err);
 }
 
 static double mean_kl(looker *l) {
@@ -161,15 +169,15 @@ static double mean_kl(looker *l) {
 
 /* The streams between the layers of the untouched model, and what it says. */
 static pr_status run_untouched(pr_measure *m, pr_err *err) {
-    size_t bytes = (size_t)m->n_rows * m->desc.n_embd * sizeof(float);
+    size_t bytes = (size_t)m->part.n_rows * m->desc.n_embd * sizeof(float);
     uint32_t last = m->desc.n_layers - 1;
     pr_status st = PR_OK;
     for (uint32_t layer = 0; layer < last && !st; layer++) {
         float *out = stream_of(m, layer + 1);
         if (layer > 0) memcpy(out, stream_of(m, layer), bytes);
-        st = run_layers(m, layer, layer + 1, 0, out, err);
+        st = run_layers(m, &m->part, layer, layer + 1, 0, out, err);
     }
-    if (!st) st = run_to_logits(m, last, STRIDE, err);
+    if (!st) st = run_to_logits(m, &m->part, last, STRIDE, err);
     if (!st) pr_team_run(m->team, own_thread, m);
     return st;
 }
@@ -180,24 +188,26 @@ static void cap_matrix(pr_measure *m, uint32_t tensor, pr_plane level) {
 }
 
 pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, double *kl, pr_err *err) {
-    looker l = {m, m->n_rows / STRIDE, m->own, m->own_source};
+    looker l = {m, m->part.n_rows / STRIDE, m->own, m->own_source};
     cap_matrix(m, tensor, level);
-    pr_status st = run_to_logits(m, from, STRIDE, err);
+    pr_status st = run_to_logits(m, &m->part, from, STRIDE, err);
     if (!st) *kl = mean_kl(&l);
     cap_matrix(m, tensor, PR_PLANE_P16);
     return st;
 }
 
 pr_status pr_measure_units(pr_measure *m, const uint8_t *level, double *kl, pr_err *err) {
-    looker l = {m, m->n_rows, m->cal->probe_logits, m->source};
+    looker l = {m, m->all.n_rows, m->cal->probe_logits, m->source};
     for (uint32_t u = 0; u < m->set->n_units; u++) pr_residency_cap(m->residency, u, (pr_plane)level[u]);
-    pr_status st = run_to_logits(m, 0, 1, err);
+    pr_status st = run_to_logits(m, &m->all, 0, 1, err);
     if (!st) *kl = mean_kl(&l);
     for (uint32_t u = 0; u < m->set->n_units; u++) pr_residency_cap(m->residency, u, PR_PLANE_P16);
     return st;
 }
 
 pr_plane pr_measure_top(const pr_measure *m) { return m->top; }
+
+uint32_t pr_measure_rows(const pr_measure *m) { return m->part.n_rows; }
 
 /* ---- opening --------------------------------------------------------------- */
 
@@ -208,7 +218,7 @@ static pr_status open_model(pr_measure *m, const char *path, pr_err *err) {
     if (!st) st = pr_model_build(m->file, &m->desc, &source, err);
     if (!st) st = pr_graph_copy(&source, &m->g, err);
     if (!st) st = pr_graph_lower(&m->g, &(pr_lower_opts){PR_PASS_ROWS, true}, err);
-    if (!st) st = pr_plan_make(&m->g, m->n_rows, m->n_rows, &m->plan, err);
+    if (!st) st = pr_plan_make(&m->g, m->all.n_rows, m->all.n_rows, &m->plan, err);
     if (!st) st = pr_weights_plan(&m->g, true, &m->w, err);
     if (!st) m->set = pr_model_file_planes(m->file);
     pr_graph_free(&source);
@@ -237,8 +247,8 @@ static pr_status open_planes(pr_measure *m, pr_err *err) {
 static pr_status open_exec(pr_measure *m, pr_err *err) {
     const pr_exec_opts opts = {.kernels = m->k,
                                .n_threads = pr_team_size(m->team),
-                               .rows_max = m->n_rows,
-                               .out_max = m->n_rows,
+                               .rows_max = m->all.n_rows,
+                               .out_max = m->all.n_rows,
                                .context_max = m->cal->probe_len,
                                .exact = true};
     const pr_kv_shape shape = {m->desc.n_layers, m->desc.n_kv_heads, m->desc.head_dim, PR_KV_FORM_F32, PR_KV_FORM_F32};
@@ -248,21 +258,27 @@ static pr_status open_exec(pr_measure *m, pr_err *err) {
     for (uint32_t i = 0; i < m->cal->n_probes && !st; i++) {
         st = pr_kv_seq_init(&m->seqs[i], m->pool, len, err);
         if (!st) st = pr_kv_seq_reserve(&m->seqs[i], len, err);
-        m->runs[i] = (pr_exec_run){&m->seqs[i], i * len, len, 0};
+        uint32_t some = m->part.n_rows / m->cal->n_probes;
+        m->all.runs[i] = (pr_exec_run){&m->seqs[i], i * len, len, 0};
+        m->part.runs[i] = (pr_exec_run){&m->seqs[i], i * some, some, 0};
+        memcpy(m->part.tokens + (size_t)i * some, m->all.tokens + (size_t)i * len, some * sizeof *m->part.tokens);
     }
     return st;
 }
 
 static pr_status open_buffers(pr_measure *m, pr_err *err) {
-    size_t threads = (size_t)pr_team_size(m->team), stream = (size_t)m->n_rows * m->desc.n_embd * sizeof(float);
-    m->own = pr_alloc(PR_TAG_SCRATCH, (size_t)(m->n_rows / STRIDE) * m->desc.n_vocab * sizeof *m->own);
-    m->own_source = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->own_source);
+    size_t threads = (size_t)pr_team_size(m->team), n_rows = m->all.n_rows, n_part = m->part.n_rows;
+    size_t stream = n_part * m->desc.n_embd * sizeof(float);
+    m->part.tokens = pr_calloc(PR_TAG_SCRATCH, n_part, sizeof *m->part.tokens);
+    m->own = pr_alloc(PR_TAG_SCRATCH, n_part / STRIDE * m->desc.n_vocab * sizeof *m->own);
+    m->own_source = pr_calloc(PR_TAG_SCRATCH, n_part, sizeof *m->own_source);
     m->streams = pr_alloc(PR_TAG_SCRATCH, stream * m->desc.n_layers);
-    m->out_rows = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->out_rows);
-    m->source = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->source);
-    m->kl = pr_calloc(PR_TAG_SCRATCH, m->n_rows, sizeof *m->kl);
+    m->out_rows = pr_calloc(PR_TAG_SCRATCH, n_rows, sizeof *m->out_rows);
+    m->source = pr_calloc(PR_TAG_SCRATCH, n_rows, sizeof *m->source);
+    m->kl = pr_calloc(PR_TAG_SCRATCH, n_rows, sizeof *m->kl);
     m->scratch = pr_alloc(PR_TAG_SCRATCH, threads * m->desc.n_vocab * sizeof *m->scratch);
-    if (m->own && m->own_source && m->streams && m->out_rows && m->source && m->kl && m->scratch) return PR_OK;
+    bool got = m->part.tokens && m->own && m->own_source && m->streams && m->out_rows && m->source && m->kl;
+    if (got && m->scratch) return PR_OK;
     return pr_fail_nomem(err, "buffers for measuring", stream * m->desc.n_layers);
 }
 
@@ -274,7 +290,9 @@ pr_status pr_measure_open(const char *path, pr_calibration *cal, const pr_kernel
     m->cal = cal;
     m->k = k;
     m->team = team;
-    m->n_rows = cal->n_probes * cal->probe_len;
+    m->all.n_rows = cal->n_probes * cal->probe_len;
+    m->all.tokens = cal->probe_tokens;
+    m->part.n_rows = cal->n_probes * ((2 * cal->probe_len + 2) / 3);
     pr_graph_init(&m->g);
     pr_status st = open_model(m, path, err);
     if (!st) st = open_buffers(m, err);
@@ -296,6 +314,7 @@ void pr_measure_close(pr_measure *m) {
     pr_weights_free(&m->w);
     pr_graph_free(&m->g);
     pr_model_file_close(m->file);
+    pr_free(m->part.tokens);
     pr_free(m->own);
     pr_free(m->own_source);
     pr_free(m->streams);

@@ -26,6 +26,9 @@ void pr_measure_close(pr_measure *m); /* NULL is allowed */
 /* The highest plane that is loaded. */
 pr_plane pr_measure_top(const pr_measure *m);
 
+/* Tokens that the measurement of one matrix reads. */
+uint32_t pr_measure_rows(const pr_measure *m);
+
 /* Mean KL(plane file as it is || with matrix `tensor` read at most at `level`), in a run that begins at layer `from`, the
  * first that uses the matrix. */
 pr_status pr_measure_matrix(pr_measure *m, uint32_t tensor, pr_plane level, uint32_t from, double *kl, pr_err *err);

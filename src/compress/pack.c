@@ -23,7 +23,7 @@
 
 enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 5, ANCHORS_MAX = 8 };
 
-static const double MEASURE_WORK = 16e12; /* all of a model of 135M weights, in about a minute on two AVX-512 cores */
+static const double MEASURE_WORK = 16e12; /* one of 135M weights takes 4e12 for all of its matrices */
 /* Shares of the whole for the progress, where there is a calibration. */
 static const double SHARE_READ = 0.3, SHARE_ENCODE = 0.5, SHARE_MEASURE = 0.2;
 /* Of H (store/encode.h): rows of a tied embedding are looked up as well, where all columns count alike. */
