@@ -169,6 +169,7 @@ static void greet(const pr_engine *engine) {
     pr__cmd_line(stdout, "%s%s%s, %u tokens of context. /help lists the commands, Ctrl-D leaves.",
                  pr__models_title(&info), elastic.elastic ? " at " : "",
                  elastic.elastic ? pr__level_text(&elastic) : "", info.context_max);
+    if (*pr__level_caution(&elastic)) printf("note: %s\n", pr__level_caution(&elastic));
 }
 
 int pr__chat(pr_engine *engine, const pr_talk_opts *opts, bool show_stats) {

@@ -21,6 +21,7 @@ static void tell_done(const pr_elastic_info *e, size_t from_bytes) {
            pr_format_bytes(b, sizeof b, e->bytes), e->bits_per_weight);
     if (e->bytes != from_bytes) printf(", in %.3f s", up ? e->raise_seconds : e->drop_seconds);
     printf(")\n");
+    if (*pr__level_caution(e)) printf("note: %s\n", pr__level_caution(e));
 }
 
 /* Read what was asked for; false after saying why not. */

@@ -57,6 +57,12 @@ const char *pr__level_text(const pr_elastic_info *e) {
     return e->cursor > e->level_cursor[e->level] ? between[e->level] : pr_level_name(e->level);
 }
 
+const char *pr__level_caution(const pr_elastic_info *e) {
+    if (!e->elastic || e->kl_measured || e->cursor >= e->level_cursor[PR_LEVEL_INT4]) return "";
+    return "below int4 of a file that was never measured (pack --fast) expect nonsense, not answers: pack without "
+           "--fast";
+}
+
 const char *pr__levels_range(pr_level top) {
     static const char *const ranges[PR_LEVELS] = {"int2", "int2..int4", "int2..int8", "int2..fp16"};
     return ranges[top];

@@ -82,6 +82,8 @@ static void print_text(const pack *p, pr_str *s) {
     for (uint32_t l = 0; l < r->n_planes; l++)
         pr_str_printf(s, "  %s  %5.2f bits a weight, KL %.2g%s\n", level_names[l], r->level_bits[l], r->level_kl[l],
                       r->kl_measured ? "" : " (a guess)");
+    if (p->fast)
+        pr_str_puts(s, "  below int4 expect nonsense, not answers: without --fast int2 is one for emergencies\n");
     if (!p->fast)
         pr_str_printf(s, "  calibrated with %llu tokens, %u matrices measured\n", (unsigned long long)r->n_tokens,
                       r->n_measured);
@@ -153,7 +155,8 @@ int pr__cmd_pack(int argc, const char **argv) {
     int code;
     const pr_flag flags[] = {
         {"output", 'o', PR_FLAG_TEXT, "OUT", "the same as OUT (else NAME.planes.gguf beside it)", &p.out, NULL, NULL},
-        {"fast", 0, PR_FLAG_BOOL, NULL, "no calibration: seconds, a coarser int2 and int4", &p.fast, NULL, NULL},
+        {"fast", 0, PR_FLAG_BOOL, NULL, "no calibration: seconds, a coarser int4, no int2 to speak of", &p.fast, NULL,
+         NULL},
         {"calibration", 0, PR_FLAG_TEXT, "FILE", "calibrate with this text", &p.text_name, NULL, NULL},
         {"threads", 't', PR_FLAG_U32, "N", "threads (all that this process may use)", &p.threads, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &p.json, NULL, NULL},

@@ -135,7 +135,10 @@ static void print_choice(plan *p, const row *r) {
         pr__json_text(s, "why", text);
         pr__json_close(s);
     } else {
-        if (!r->elastic.kl_measured) pr_str_puts(s, "KL is a guess: this file was packed without measuring\n");
+        if (!r->elastic.kl_measured)
+            pr_str_puts(
+                s, "KL is a guess: this file was packed without measuring. Below int4 it can be far too low: expect\n"
+                   "nonsense there, not answers; `precis pack` without --fast makes an int2 for emergencies\n");
         pr_str_printf(s, "here: %s (increment %u of %u): %s\n", pr__level_text(&r->elastic), r->elastic.cursor,
                       r->elastic.n_increments, text);
     }

@@ -79,11 +79,19 @@ static int print_json(const run *r, const pr_talk *talk) {
     return pr__cmd_print(&out);
 }
 
+/* Not in the answer's way: on the error output, before it. */
+static void warn(const pr_engine *engine) {
+    pr_elastic_info e;
+    pr_engine_elastic(engine, &e);
+    if (*pr__level_caution(&e)) fprintf(stderr, "note: %s\n", pr__level_caution(&e));
+}
+
 static int one_shot(run *r, pr_engine *engine, const char *prompt, size_t len) {
     pr_talk talk;
     char buf[200], weights[160];
     int code = PR_EXIT_OK;
     pr_talk_opts opts = r->talk;
+    warn(engine);
     opts.generate.cancel = pr__interrupt();
     opts.generate.on_text = r->json ? NULL : on_text;
     opts.generate.arg = r;

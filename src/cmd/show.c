@@ -141,8 +141,10 @@ static pr_status at_level(const show *w, pr_level level, pr_elastic_info *out, p
 static void level_line(pr_str *s, pr_level level, const pr_elastic_info *e, bool json) {
     char size[32];
     if (!json) {
-        pr_str_printf(s, "  %-10s  %8s  %5.2f bits  KL %.4f  %u increments\n", pr_level_name(level),
-                      pr_format_bytes(size, sizeof size, e->bytes), e->bits_per_weight, e->kl, e->cursor);
+        pr_str_printf(s, "  %-10s  %8s  %5.2f bits  KL %.4f%s  %u increments\n", pr_level_name(level),
+                      pr_format_bytes(size, sizeof size, e->bytes), e->bits_per_weight, e->kl,
+                      e->kl_measured ? "" : " (a guess)", e->cursor);
+        if (*pr__level_caution(e)) pr_str_printf(s, "              %s\n", pr__level_caution(e));
         return;
     }
     pr_str_puts(s, level == PR_LEVEL_INT2 ? "[" : ", ");

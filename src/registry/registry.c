@@ -230,6 +230,7 @@ static size_t first_weights(const pr_registry *r, const need *n, size_t room) {
                             .weight_bytes_min = n->least,
                             .weight_bytes_max = weights,
                             .n_params = n->n_params,
+                            .guessed = !n->elastic.kl_measured,
                             .queued = n->requests,
                             .request_bytes = n->scratch};
     pr_gov_decision d;

@@ -21,6 +21,12 @@ r = precis("show", out)
 ok("what comes out is a model", r.code == 0 and "planes" in r.out, str(r))
 r = precis("run", out, "--raw", "--temp", "0", "-n", "8", "Once upon a time")
 ok("it answers", r.code == 0 and len(r.out) > 4, str(r))
+for args in (("show", out), ("plan", out)):
+    r = precis(*args)
+    ok(f"{args[0]} says what such an int2 is", r.code == 0 and "a guess" in r.out and "nonsense" in r.out, str(r))
+for level, told in (("int2", True), ("int4", False)):
+    r = precis("run", out, "--raw", "-n", "4", "--level", level, "Once upon a time")
+    ok(f"and run at {level} {'does' if told else 'has nothing to say'}", r.code == 0 and ("nonsense" in r.err) == told, str(r))
 r = precis("pack", "small", "--fast", "--json", path("two.gguf"))
 j = r.json()
 ok("pack --json, by name, OUT behind MODEL", r.code == 0 and j["path"] == path("two.gguf") and j["bytes"] > 1000
@@ -37,6 +43,10 @@ r = precis("pack", source, out, "--calibration", text, "--json", "-t", "2")
 j = r.json()
 ok("calibrated", r.code == 0 and j["kl_measured"] is True and j["tokens"] > 100 and j["measured"] == j["matrices"]
    and 0 <= j["levels"]["int8"]["kl"] <= j["levels"]["int4"]["kl"] <= j["levels"]["int2"]["kl"], str(r))
+
+r = precis("run", out, "--raw", "-n", "4", "--level", "int2", "Once upon a time")
+ok("its int2 was measured", r.code == 0 and not r.err, str(r))
+ok("and show and plan have no warning", not any("nonsense" in precis(c, out).out for c in ("show", "plan")))
 
 # ---- refusals ----
 fails("the source itself", precis("pack", source, source), 2, "small.gguf", "source")
