@@ -93,7 +93,7 @@ static pr__cache_info of_prefixes(pr_api *api) {
          .cleared = s.prefix.dropped,
          .bytes = s.prefix_bytes,
          .bytes_max = s.kv_bytes_max,
-         .entries = s.n_prefixes},
+         .entries = s.prefix_pages},
         true,
         false,
         false,

@@ -177,7 +177,7 @@ static void write_sched(scrape *s) {
     one(s, "precis_kv_bytes_max", PR_PROM_GAUGE, "KV pages there may be.", (double)k->kv_bytes_max);
     one(s, "precis_kv_used_ratio", PR_PROM_GAUGE, "KV pages in use, 0 to 1.",
         k->kv_bytes_max ? (double)k->kv_bytes / (double)k->kv_bytes_max : 0);
-    one(s, "precis_prefix_bytes", PR_PROM_GAUGE, "KV pages kept for requests that begin alike.",
+    one(s, "precis_prefix_bytes", PR_PROM_GAUGE, "KV pages kept for requests that begin alike, in use or not.",
         (double)k->prefix_bytes);
 }
 

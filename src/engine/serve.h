@@ -1,11 +1,13 @@
 /*
- * What a scheduler needs of engines and sessions beside include/precis.h: steps below the model's level, and pages.
+ * What a scheduler needs of engines and sessions beside include/precis.h: steps below the model's level, pages, and sessions that
+ * begin with pages of others.
  *
  * Threads: as in precis.h; pr_engine_level() and the page counts from the stepping thread.
  */
 #ifndef PRECIS_ENGINE_SERVE_H
 #define PRECIS_ENGINE_SERVE_H
 
+#include "kv/radix.h"
 #include "precis.h"
 
 /* The level that the next step runs at if nobody moves the model before it; fp16 for ordinary models. */
@@ -28,14 +30,15 @@ bool pr_engine_cursors(const pr_engine *engine, uint32_t *next, uint32_t level_c
 /* Increments that the last step used; 0 for ordinary models. */
 uint32_t pr_engine_step_cursor(const pr_engine *engine);
 
-/* KV pages: room for, and held by sessions; bytes and tokens of one. */
+/* KV pages: room for, and in use; bytes of one. */
 uint32_t pr_engine_pages_max(const pr_engine *engine);
 uint32_t pr_engine_pages_used(const pr_engine *engine);
 size_t pr_engine_page_bytes(const pr_engine *engine);
-uint32_t pr_engine_page_tokens(void);
-uint32_t pr_session_pages(const pr_session *session);
 
-/* The lowest level that made any of the first n_tokens tokens; -1 for none. */
-int pr_session_level(const pr_session *session, uint32_t n_tokens);
+/* For a tree over them (kv/radix.h), closed before the engine: where they come from, and those that a session holds. */
+pr_kv_pool *pr_engine_pool(const pr_engine *engine);
+const pr_kv_seq *pr_session_kv(const pr_session *session);
+/* An empty session begins with what the tree has of these tokens. Cannot fail. */
+void pr_session_adopt(pr_session *session, pr_radix *tree, const pr_radix_match *match, const int32_t *tokens);
 
 #endif

@@ -190,13 +190,13 @@ uint32_t pr_engine_pages_used(const pr_engine *engine) { return pr_kv_pool_pages
 
 size_t pr_engine_page_bytes(const pr_engine *engine) { return pr_kv_page_bytes(&engine->blue.kv); }
 
-uint32_t pr_engine_page_tokens(void) { return PR_KV_TOKENS; }
+pr_kv_pool *pr_engine_pool(const pr_engine *engine) { return engine->kv; }
 
-uint32_t pr_session_pages(const pr_session *session) { return session->kv.n_pages; }
+const pr_kv_seq *pr_session_kv(const pr_session *session) { return &session->kv; }
 
-int pr_session_level(const pr_session *session, uint32_t n_tokens) {
-    uint8_t level = pr_kv_seq_level(&session->kv, n_tokens);
-    return level == UINT8_MAX ? -1 : level;
+void pr_session_adopt(pr_session *session, pr_radix *tree, const pr_radix_match *match, const int32_t *tokens) {
+    pr_radix_take(tree, match, &session->kv);
+    memcpy(session->history, tokens, match->n_tokens * sizeof *session->history);
 }
 
 const float *pr_engine_logits(const pr_engine *engine, size_t row) {

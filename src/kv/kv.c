@@ -8,7 +8,7 @@
  * touches memory only when a page is first written, and a freed page is given
  * back with one madvise.
  *
- * Invariants: ref[slot] is the number of tables that name the slot; a slot
+ * Invariants: ref[slot] is the number of tables and other holders that name the slot; a slot
  * with ref 0 is in the free list and holds no memory that the ledger counts;
  * only a slot with ref 1 is written.
  */
@@ -87,12 +87,25 @@ static pr_status page_take(pr_kv_pool *pool, uint32_t *slot, pr_err *err) {
     return PR_OK;
 }
 
-static void page_drop(pr_kv_pool *pool, uint32_t slot) {
+void pr_kv_page_drop(pr_kv_pool *pool, uint32_t slot) {
     assert(pool->ref[slot] > 0);
     if (--pool->ref[slot] > 0) return;
     pr_decommit(PR_TAG_KV, page_data(pool, slot), pool->page_bytes);
     pool->free[pool->n_pages - pool->n_used] = slot;
     pool->n_used--;
+}
+
+void pr_kv_page_hold(pr_kv_pool *pool, uint32_t slot) {
+    assert(pool->ref[slot] > 0);
+    pool->ref[slot]++;
+}
+
+uint32_t pr_kv_page_holders(const pr_kv_pool *pool, uint32_t slot) { return pool->ref[slot]; }
+
+uint8_t pr_kv_page_level(const pr_kv_pool *pool, uint32_t slot) { return pool->level[slot]; }
+
+void pr_kv_page_lower(pr_kv_pool *pool, uint32_t slot, uint8_t level) {
+    if (level < pool->level[slot]) pool->level[slot] = level;
 }
 
 static uint32_t pages_for(uint64_t n_tokens) { return (uint32_t)((n_tokens + PR_KV_TOKENS - 1) / PR_KV_TOKENS); }
@@ -104,7 +117,7 @@ pr_status pr_kv_seq_init(pr_kv_seq *seq, pr_kv_pool *pool, uint32_t tokens_max, 
 }
 
 static void seq_shrink(pr_kv_seq *seq, uint32_t n_pages) {
-    while (seq->n_pages > n_pages) page_drop(seq->pool, seq->pages[--seq->n_pages]);
+    while (seq->n_pages > n_pages) pr_kv_page_drop(seq->pool, seq->pages[--seq->n_pages]);
 }
 
 void pr_kv_seq_free(pr_kv_seq *seq) {
@@ -114,8 +127,15 @@ void pr_kv_seq_free(pr_kv_seq *seq) {
     *seq = (pr_kv_seq){0};
 }
 
+/* Only the page that is partly filled can be shared and about to be written. */
+bool pr_kv_seq_copies(const pr_kv_seq *seq) {
+    uint32_t last = seq->n_tokens / PR_KV_TOKENS;
+    return last < seq->n_pages && seq->pool->ref[seq->pages[last]] > 1;
+}
+
 pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
     uint32_t n_old_pages = seq->n_pages, want = pages_for((uint64_t)seq->n_tokens + n_new);
+    bool copies = n_new > 0 && pr_kv_seq_copies(seq);
     if (want > seq->pages_max)
         return pr_fail(err, PR_ERR_LIMIT, "the session is full: %u tokens", seq->pages_max * PR_KV_TOKENS);
     while (seq->n_pages < want) {
@@ -126,10 +146,8 @@ pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
         }
         seq->n_pages++;
     }
-    /* Only the page that is partly filled can be shared and about to be written. */
-    uint32_t last = seq->n_tokens / PR_KV_TOKENS;
-    if (n_new > 0 && last < n_old_pages && seq->pool->ref[seq->pages[last]] > 1) {
-        uint32_t copy = 0;
+    if (copies) {
+        uint32_t copy = 0, last = seq->n_tokens / PR_KV_TOKENS;
         pr_status st = page_take(seq->pool, &copy, err);
         if (st) {
             seq_shrink(seq, n_old_pages);
@@ -137,7 +155,7 @@ pr_status pr_kv_seq_reserve(pr_kv_seq *seq, uint32_t n_new, pr_err *err) {
         }
         memcpy(page_data(seq->pool, copy), page_data(seq->pool, seq->pages[last]), seq->pool->page_bytes);
         seq->pool->level[copy] = seq->pool->level[seq->pages[last]];
-        page_drop(seq->pool, seq->pages[last]);
+        pr_kv_page_drop(seq->pool, seq->pages[last]);
         seq->pages[last] = copy;
     }
     return PR_OK;
@@ -163,17 +181,10 @@ void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst) {
     assert(dst->n_pages == 0 && dst->pool == src->pool && dst->pages_max >= n);
     for (uint32_t i = 0; i < n; i++) {
         dst->pages[i] = src->pages[i];
-        src->pool->ref[src->pages[i]]++;
+        pr_kv_page_hold(src->pool, src->pages[i]);
     }
     dst->n_pages = n;
     dst->n_tokens = src->n_tokens;
-}
-
-uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens) {
-    uint8_t level = UINT8_MAX;
-    for (uint32_t p = 0; p < pages_for(n_tokens) && p < seq->n_pages; p++)
-        if (seq->pool->level[seq->pages[p]] < level) level = seq->pool->level[seq->pages[p]];
-    return level;
 }
 
 const pr_kv_shape *pr_kv_seq_shape(const pr_kv_seq *seq) { return &seq->pool->shape; }

@@ -4,7 +4,7 @@
  * A page holds the keys and values of 32 consecutive tokens for every layer
  * and KV head, each in a form of its own (layout: kernels/kernels.h). A sequence is a table of
  * pages; forks share pages by reference count and a writer copies a shared
- * page first. The pool reserves address space for its bound once and hands
+ * page first. Pages may be held for later sequences as well (radix.h). The pool reserves address space for its bound once and hands
  * out page slots in it, so taking a page never calls the system allocator.
  *
  * Every page is tagged with the precision level that made it: a page may be
@@ -61,8 +61,17 @@ void pr_kv_seq_truncate(pr_kv_seq *seq, uint32_t n_tokens);
 /* dst (initialized, empty, of the same pool and with room for them) becomes a second view of src's tokens. */
 void pr_kv_seq_fork(const pr_kv_seq *src, pr_kv_seq *dst);
 
-/* The lowest level that made any of the first n_tokens; 255 for none. */
-uint8_t pr_kv_seq_level(const pr_kv_seq *seq, uint32_t n_tokens);
+/* Whether the next token makes a copy of a shared last page. */
+bool pr_kv_seq_copies(const pr_kv_seq *seq);
+
+/* For who shares pages with sequences (radix.h), by slot number: one more holder, one less (the last one frees the page). */
+void pr_kv_page_hold(pr_kv_pool *pool, uint32_t slot);
+void pr_kv_page_drop(pr_kv_pool *pool, uint32_t slot);
+uint32_t pr_kv_page_holders(const pr_kv_pool *pool, uint32_t slot);
+/* The lowest level that made any of its tokens; 255: none yet. */
+uint8_t pr_kv_page_level(const pr_kv_pool *pool, uint32_t slot);
+/* Its level is at most this one. */
+void pr_kv_page_lower(pr_kv_pool *pool, uint32_t slot, uint8_t level);
 
 const pr_kv_shape *pr_kv_seq_shape(const pr_kv_seq *seq);
 

@@ -346,7 +346,7 @@ void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out) {
         out->n_running += l->running.n;
         for (const pr__job *j = l->running.first; j; j = j->link) out->n_parked += j->parked_at != 0;
         out->prefix_bytes += pr__prefix_bytes(l);
-        out->n_prefixes += l->n_prefixes;
+        out->prefix_pages += pr_radix_pages(l->prefixes);
         out->kv_bytes += l->pages_used * pr_engine_page_bytes(l->engine);
         out->kv_bytes_max += pr_engine_pages_max(l->engine) * pr_engine_page_bytes(l->engine);
     }

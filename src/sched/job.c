@@ -63,16 +63,11 @@ void pr__job_free(pr__job *job) {
     pr_free(job);
 }
 
-pr_status pr__job_start(pr__job *job, pr_session *session, uint32_t n_cached, pr_err *err) {
-    pr_engine *engine = pr_model_engine(job->model);
-    pr_status st = PR_OK;
-    job->session = session;
-    if (!session) st = pr_session_open(engine, &job->session, err);
+pr_status pr__job_start(pr__job *job, pr_err *err) {
     job->spec.generate.max_tokens = job->n_new;
-    if (!st) st = pr_answer_open(job->session, &job->spec.generate, &job->stats, &job->answer, err);
-    job->n_fed = job->done.n_cached = n_cached;
+    job->n_fed = job->done.n_cached = pr_session_length(job->session);
     job->done.n_prompt = (uint32_t)job->n_ids;
-    return st;
+    return pr_answer_open(job->session, &job->spec.generate, &job->stats, &job->answer, err);
 }
 
 /* ---- delivering -------------------------------------------------------- */

@@ -20,10 +20,10 @@ typedef enum pr__job_state {
     PR__JOB_DONE
 } pr__job_state;
 
-/* Who asks: one for each key that has jobs or kept prefixes. */
+/* Who asks: one for each key that has jobs or kept pages. */
 typedef struct pr__key {
     char *name;
-    uint32_t n_jobs, n_running, n_prefixes;
+    uint32_t n_jobs, n_running;
     struct pr__key *next;
 } pr__key;
 
@@ -48,6 +48,7 @@ typedef struct pr__job {
     pr_generate_stats stats;
     pr_str text;      /* of the token being delivered */
     uint32_t n_fed;   /* prompt tokens in the session */
+    bool shared;      /* its prompt's pages are there for others */
     int32_t next;     /* token to be fed, once the prompt is */
     uint64_t turn_at; /* step in which it last decoded */
     pr_gov_verdict verdict;
@@ -65,8 +66,8 @@ pr__job *pr__job_new(const pr_job *spec, pr_job_id id);
 /* Frees everything but the model's hold. */
 void pr__job_free(pr__job *job);
 
-/* Session and answer, from a session (or NULL) that holds the first n_cached tokens of the prompt (taken over, also on failure). */
-pr_status pr__job_start(pr__job *job, pr_session *session, uint32_t n_cached, pr_err *err);
+/* Its answer, in job->session, which holds the first tokens of the prompt or none. */
+pr_status pr__job_start(pr__job *job, pr_err *err);
 static inline bool pr__job_decoding(const pr__job *job) { return job->n_fed == job->n_ids; }
 /* Sample and deliver the next token from logits row `row` of the last step. True when it was the last, or failed: done is
  * set then. */

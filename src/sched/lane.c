@@ -28,6 +28,7 @@ pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
     lane->counts = counts;
     lane->engine = pr_model_engine(model);
     lane->name = pr_strdup(PR_TAG_SESSION, pr_model_name(model));
+    pr_status st = pr_radix_open(pr_engine_pool(lane->engine), &lane->prefixes, NULL);
     pr_engine_describe(lane->engine, &lane->info);
     pr_elastic_info elastic;
     pr_engine_elastic(lane->engine, &elastic);
@@ -35,14 +36,15 @@ pr__lane *pr__lane_new(const pr_model *model, pr_prefix_counts *counts) {
     lane->weights = lane->weights_sampled = lane->weights_due = elastic.bytes;
     pr_level top = elastic.elastic ? elastic.top : PR_LEVEL_FP16, now = pr_engine_level(lane->engine);
     lane->levels = (pr_gov_levels){.level = now, .resident = now, .allowed = top, .top = top};
-    if (lane->name) return lane;
-    pr_free(lane);
+    if (lane->name && !st) return lane;
+    pr__lane_free(lane);
     return NULL;
 }
 
 void pr__lane_free(pr__lane *lane) {
     if (!lane) return;
-    pr__prefix_drop_all(lane);
+    if (lane->prefixes) pr__prefix_drop_all(lane);
+    pr_radix_close(lane->prefixes);
     pr_free(lane->name);
     pr_free(lane);
 }

@@ -1,13 +1,14 @@
 /*
  * A lane: what the scheduler keeps for one resident model. Internal to sched/.
  *
- * It holds running jobs, sessions kept for their prefixes, and the governor's view of the model. Sessions are touched
- * by the stepping thread only; the lists also under the scheduler's lock, since others count them. The hold on the model is
+ * It holds running jobs, the pages kept for prompts that begin alike, and the governor's view of the model. Sessions and
+ * pages are touched by the stepping thread only; lists and the tree also under the scheduler's lock, since others count them. The hold on the model is
  * the jobs': a lane without jobs lives until the registry closes the model and says so (pr__lane_free).
  */
 #ifndef PRECIS_SCHED_LANE_H
 #define PRECIS_SCHED_LANE_H
 
+#include "kv/radix.h"
 #include "sched/fair.h"
 #include "sched/job.h"
 #include "sched/pace.h"
@@ -26,13 +27,6 @@ struct pr__party { /* one for each key with jobs in the lane */
     struct pr__party *next;
 };
 
-typedef struct pr__prefix { /* a finished session whose pages may serve again */
-    pr_session *session;
-    pr__key *key;
-    uint64_t used; /* a count that grows: the least is evicted first */
-    struct pr__prefix *next;
-} pr__prefix;
-
 typedef struct pr__lane {
     const pr_model *model; /* identity; held by the jobs */
     pr_engine *engine;
@@ -45,9 +39,7 @@ typedef struct pr__lane {
     pr__stride stride;
     uint64_t n_steps, shared_until; /* of them: until then it counts as shared by several keys */
     pr__pace pace;
-    pr__prefix *prefixes;
-    uint32_t n_prefixes;
-    uint64_t prefix_clock;
+    pr_radix *prefixes;       /* owners: keys */
     pr_prefix_counts *counts; /* of all lanes */
     /* Governing: */
     pr_gov_clock clock;
@@ -56,7 +48,7 @@ typedef struct pr__lane {
     uint32_t requests;   /* when it was last decided */
     bool blocked;        /* the next request for it waits for room */
     size_t wanted_bytes; /* by that request: KV; 0: none waits */
-    uint32_t pages_used; /* after the last step, for who counts */
+    uint32_t pages_used; /* now or before the step, for who counts */
     pr_gov_levels levels;
     pr_gov_plan plan; /* of the last judgement: whether somebody waits for a higher level */
     size_t budget;    /* what weights may take at most; 0: what there is */
@@ -84,21 +76,25 @@ void pr__lane_free(pr__lane *lane);                                      /* no j
 
 /* ---- pages and prefixes (prefix.c) ---- */
 
-/* The kept session with the longest beginning of the job's prompt (never all of it), *n_cached tokens; NULL when there is
- * none worth it. level: what the job will run at. */
-pr__prefix *pr__prefix_find(const pr__lane *lane, const pr__job *job, pr_level level, uint32_t *n_cached);
-/* A session that begins with its first n_cached tokens; NULL: no memory for it. */
-pr_session *pr__prefix_take(pr__lane *lane, pr__prefix *prefix, uint32_t n_cached);
-/* Keep the session of a job that is done, as long as there is room; takes job->session. */
-void pr__prefix_keep(pr__lane *lane, pr__job *job);
+/* The longest beginning of the job's prompt that is kept for its key, never all of it; nothing when that is not worth it. level: what
+ * the job will run at. */
+pr_radix_match pr__prefix_find(const pr__lane *lane, const pr__job *job, pr_level level);
+/* The job's session, which is empty, begins with it. */
+void pr__prefix_take(pr__lane *lane, pr__job *job, const pr_radix_match *match);
+/* Keep the whole pages of the job's prompt once it is fed: for requests that come while it runs. Does so once. */
+void pr__prefix_share(pr__lane *lane, pr__job *job);
+/* Keep what the session of a job that is done holds. */
+void pr__prefix_keep(pr__lane *lane, const pr__job *job);
 void pr__prefix_drop_all(pr__lane *lane);
 /* Pages for all the tokens of a job. */
 uint32_t pr__job_pages(const pr__job *job);
 /* Pages that running jobs may still take. */
 uint32_t pr__lane_promised(const pr__lane *lane);
-/* Room for the job's pages beside those promised to running ones, kept prefixes giving way, *prefix last: it becomes NULL
- * then. False: the job must wait. */
-bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr__prefix **prefix, uint32_t *n_cached);
+/* Room for the job's pages beside those promised to running ones, kept pages giving way, of the match only a page that it
+ * would have to copy. False: the job must wait. */
+bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr_radix_match *match);
+/* Pages that the job would take beside the whole ones of a match. */
+uint32_t pr__lane_need(const pr__job *job, const pr_radix_match *match);
 size_t pr__prefix_bytes(const pr__lane *lane);
 
 /* ---- steps (lane.c) ---- */

@@ -6,7 +6,7 @@
  * counts; no callback is made under it, and nothing slow.
  *
  * A job leaves through one door: it is put on the list `done` in whatever state it was, and the stepping thread delivers
- * what was held back, keeps its session for its prefix, calls on_done, and lets go of the model. That thread alone frees jobs.
+ * what was held back, keeps its session's pages, calls on_done, and lets go of the model. That thread alone frees jobs.
  *
  * The loading thread owns no job: it works for a name, so those who wait for it can leave or run out of time meanwhile.
  *
@@ -44,11 +44,17 @@ static pr__key *key_of(pr_sched *s, const char *name) {
     return k;
 }
 
+static bool has_pages(const pr_sched *s, const pr__key *key) {
+    for (const pr__lane *l = s->lanes; l; l = l->next)
+        if (pr_radix_has(l->prefixes, key)) return true;
+    return false;
+}
+
 /* Keys that nothing refers to any more, so that they do not pile up. */
 static void forget_keys(pr_sched *s) {
     for (pr__key **at = &s->keys; *at;) {
         pr__key *k = *at;
-        if (k->n_jobs || k->n_prefixes) {
+        if (k->n_jobs || has_pages(s, k)) {
             at = &k->next;
             continue;
         }
@@ -144,7 +150,7 @@ static pr_status prepare(pr__job *j, pr_err *err) {
         return pr_fail(err, PR_ERR_ARG, "the prompt of %zu tokens leaves no room in a context of %u", j->n_ids,
                        info.context_max);
     uint32_t asked = j->spec.generate.max_tokens, pages = pr_engine_pages_max(engine);
-    uint64_t tokens = (uint64_t)pages * pr_engine_page_tokens(); /* that may be fed; the last of an answer is not */
+    uint64_t tokens = (uint64_t)pages * PR_KV_TOKENS; /* that may be fed; the last of an answer is not */
     if (tokens > info.context_max) tokens = info.context_max;
     if (j->n_ids > tokens)
         return pr_fail(err, PR_ERR_ARG, "the prompt of %zu tokens is longer than KV memory: %u pages", j->n_ids, pages);
@@ -372,10 +378,11 @@ static pr_level level_for(const pr__lane *lane, const pr__job *j) {
     return level < lane->levels.top ? level : lane->levels.top;
 }
 
-static void start(pr_sched *s, pr__lane *lane, pr__job *j, pr__prefix *prefix, uint32_t n_cached) {
+static void start(pr_sched *s, pr__lane *lane, pr__job *j, const pr_radix_match *match) {
     pr_err err = {0};
-    pr_session *session = prefix ? pr__prefix_take(lane, prefix, n_cached) : NULL;
-    pr_status st = pr__job_start(j, session, session ? n_cached : 0, &err);
+    pr_status st = pr_session_open(lane->engine, &j->session, &err);
+    if (!st) pr__prefix_take(lane, j, match);
+    if (!st) st = pr__job_start(j, &err);
     pr__jobs_remove(&s->prepared, j);
     if (!st && !pr__lane_enter(lane, j)) st = pr_fail_nomem(&err, "place in a lane", sizeof *lane->parties);
     if (st) {
@@ -395,18 +402,18 @@ static void admit_one(pr_sched *s, pr__lane *lane, pr__job *j) {
     pr_err err = {0};
     char reason[PR_GOV_REASON];
     pr_gov_session wish = {j->spec.floor_given, j->spec.force_given, j->spec.floor, j->spec.force};
-    uint32_t n_cached = 0;
+    pr_radix_match match = {0};
     lane->levels.resident = pr_engine_level(lane->engine);
     if (lane->elastic && !pr_gov_admits(&lane->levels, &wish, reason)) {
         pr_fail(&err, PR_ERR_LIMIT, "%s", reason);
         refuse(s, j, &err);
         return;
     }
-    pr__prefix *prefix = s->opts.prefix_off ? NULL : pr__prefix_find(lane, j, level_for(lane, j), &n_cached);
-    bool pages = pr__lane_reserve(lane, j, &prefix, &n_cached);
-    size_t bytes = (j->pages - n_cached / pr_engine_page_tokens()) * pr_engine_page_bytes(lane->engine);
+    if (!s->opts.prefix_off) match = pr__prefix_find(lane, j, level_for(lane, j));
+    bool pages = pr__lane_reserve(lane, j, &match);
+    size_t bytes = pr__lane_need(j, &match) * pr_engine_page_bytes(lane->engine);
     if (pages && !memory_allows(s, bytes)) lane->wanted_bytes = bytes;
-    if (pages && lane->wanted_bytes == 0) start(s, lane, j, prefix, n_cached);
+    if (pages && lane->wanted_bytes == 0) start(s, lane, j, &match);
     else lane->blocked = true;
 }
 
@@ -526,6 +533,15 @@ static void tell_moves(pr_sched *s) {
     pthread_mutex_lock(&s->lock);
 }
 
+static void count_pages(const pr_sched *s) {
+    for (pr__lane *l = s->lanes; l; l = l->next) l->pages_used = pr_engine_pages_used(l->engine);
+}
+
+static void share_prompts(pr__lane *lane, const pr__step *step) {
+    for (size_t i = 0; i < step->n; i++)
+        if (step->jobs[i]->state == PR__JOB_RUNNING) pr__prefix_share(lane, step->jobs[i]);
+}
+
 static void *step_thread(void *arg) {
     pr_sched *s = arg;
     pr__step step = {.runs = s->runs, .jobs = s->run_jobs};
@@ -534,6 +550,7 @@ static void *step_thread(void *arg) {
         bool fresh = sample(s);
         tend(s);
         if (s->done.n) bury(s);
+        count_pages(s);
         pr__govern(s, fresh);
         tell_moves(s);
         pr__lane *lane = compose(s, &step);
@@ -547,9 +564,10 @@ static void *step_thread(void *arg) {
         uint32_t tokens = pr__lane_step(lane, &step);
         if (s->opts.hold) s->opts.hold(false);
         pthread_mutex_lock(&s->lock);
+        if (!s->opts.prefix_off) share_prompts(lane, &step);
+        count_pages(s);
         s->n_steps++;
         s->n_stepped += step.n;
-        lane->pages_used = pr_engine_pages_used(lane->engine);
         pr__sched_count(s, tokens);
     }
     pthread_mutex_unlock(&s->lock);

@@ -127,8 +127,10 @@ void pr_sched_model_opened(pr_sched *s, const pr_model *model);
 void pr_sched_model_closing(pr_sched *s, const pr_model *model);
 
 typedef struct pr_prefix_counts {
-    uint64_t hits, misses;           /* requests that began with a kept prefix, or without */
-    uint64_t kept, evicted, dropped; /* evicted: for room; dropped: for memory, by hand, or with their model */
+    uint64_t hits, misses; /* requests that began with a kept prefix, or without */
+    uint64_t kept, evicted,
+        dropped; /* pages. evicted: for room, or for one that serves more; dropped: for memory, by hand,
+                                      * or with their model */
 } pr_prefix_counts;
 
 typedef struct pr_sched_stats {
@@ -138,8 +140,8 @@ typedef struct pr_sched_stats {
     uint64_t steps, stepped;  /* and sessions in them, all together */
     uint32_t batch;           /* sessions in the last step; 0 when nothing runs */
     double tokens_per_second; /* over the last ten seconds */
-    size_t prefix_bytes;      /* KV pages kept for reuse */
-    uint32_t n_prefixes;
+    size_t prefix_bytes;      /* KV pages kept for reuse, in kv_bytes; running requests may use them as well */
+    uint32_t prefix_pages;
     pr_prefix_counts prefix;
     size_t kv_bytes, kv_bytes_max;
 } pr_sched_stats;

@@ -101,13 +101,6 @@ static pr_status model_reserve(world *w, model_seq *s, uint32_t n_new) {
     return PR_OK;
 }
 
-static uint8_t model_level(const model_seq *s, uint32_t n_tokens) {
-    uint8_t level = 255;
-    for (uint32_t p = 0; p < pages_of(n_tokens); p++)
-        if (s->pages[p]->level < level) level = s->pages[p]->level;
-    return level;
-}
-
 /* ---- stamps ------------------------------------------------------------ */
 
 /* The keys (side 0) or values that a stamp is, in one tile. */
@@ -164,8 +157,12 @@ static void check_world(world *w, bool all_stamps) {
         bytes += PAGES_MAX * sizeof(uint32_t);
         assert_int_equal(s->seq.n_tokens, s->n_tokens);
         assert_int_equal(s->seq.n_pages, s->n_pages);
-        uint32_t n = rig_below(&w->rng, s->n_tokens + 1);
-        assert_int_equal(pr_kv_seq_level(&s->seq, n), model_level(s, n));
+        for (uint32_t p = 0; p < s->n_pages; p++) {
+            assert_int_equal(pr_kv_page_level(w->pool, s->seq.pages[p]), s->pages[p]->level);
+            assert_int_equal(pr_kv_page_holders(w->pool, s->seq.pages[p]), s->pages[p]->n_refs);
+        }
+        uint32_t last = s->n_tokens / 32;
+        assert_int_equal(pr_kv_seq_copies(&s->seq), last < s->n_pages && s->pages[last]->n_refs > 1);
         if (all_stamps) check_stamps(&w->rng, s);
     }
     assert_int_equal(pr_kv_pool_pages_used(w->pool), w->n_used);

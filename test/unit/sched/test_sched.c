@@ -146,16 +146,80 @@ static void a_prefix_is_used_again(void **state) {
     sched_rig_close(&rig);
 }
 
+static void begin(sched_rig *rig, reply *r, const char *key, uint32_t max_tokens, size_t n_prompt, long token_ms) {
+    reply_init(r, "a.gguf", key, max_tokens, (uint64_t)(r - replies) + 1);
+    r->token_ms = token_ms;
+    reply_prompt(r, 77, n_prompt);
+    reply_submit(rig, r);
+}
+
+/* Who comes while the first one decodes has the whole pages of its prompt; what begins alike is held once. */
+static void a_prompt_is_shared_while_it_runs(void **state) {
+    (void)state;
+    sched_rig rig;
+    pr_sched_stats stats;
+    sched_rig_open(&rig, &(sched_rig_opts){0});
+    begin(&rig, &replies[0], "k", 150, 100, 10);
+    reply_wait_tokens(&replies[0], 1);
+    begin(&rig, &replies[1], "k", 20, 100, 0);
+    begin(&rig, &replies[2], "other", 20, 100, 0);
+    for (int i = 1; i < 3; i++) reply_wait(&replies[i]);
+    assert_int_equal(replies[0].n_done, 0);
+    replies[0].token_ms = 0;
+    reply_wait(&replies[0]);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(replies[i].done.n_cached, i == 1 ? 96 : 0);
+        same_text(&replies[i], "a.gguf", &plain);
+    }
+    const uint32_t pages = 8 + 1 +
+                           4; /* 249 tokens; of the second one's 119 what is not in them; 119 of the other key */
+    pr_sched_stats_get(rig.sched, &stats);
+    for (int i = 0; i < 5000 && stats.kv_bytes != stats.prefix_bytes; i++) /* a session is closed after its last word */
+        nap_ms(1), pr_sched_stats_get(rig.sched, &stats);
+    assert_int_equal(stats.kv_bytes, stats.prefix_bytes);
+    assert_int_equal(stats.prefix_pages, pages);
+    assert_int_equal(stats.prefix_bytes % pages, 0);
+    assert_int_equal(stats.prefix.kept - stats.prefix.evicted, pages);
+    assert_true(stats.prefix.hits == 1 && stats.prefix.misses == 2 && stats.prefix.dropped == 0);
+    sched_rig_close(&rig);
+}
+
+static size_t bytes_per_token(void) {
+    pr_engine_info info;
+    pr_engine *e = rig_open(rig_path("a.gguf"), &(pr_engine_opts){.n_threads = 1});
+    pr_engine_describe(e, &info);
+    pr_engine_close(e);
+    return info.kv_bytes_per_token;
+}
+
+/* Two that would not fit beside each other do when they share. */
+static void shared_pages_are_counted_once(void **state) {
+    (void)state;
+    sched_rig rig;
+    const pr_engine_opts tight = {.context_max = 256, .kv_bytes_max = bytes_per_token() * 32 * 6};
+    sched_rig_open(&rig, &(sched_rig_opts){.engine = tight});
+    begin(&rig, &replies[0], "k", 60, 96, 20); /* 5 pages */
+    reply_wait_tokens(&replies[0], 1);
+    begin(&rig, &replies[1], "k", 1, 96, 0); /* 3, of which 2 are there */
+    reply_wait(&replies[1]);
+    assert_int_equal(replies[0].n_done, 0);
+    assert_int_equal(replies[1].done.n_cached, 95);
+    begin(&rig, &replies[2], "other", 1, 96, 0); /* 3: waits */
+    replies[0].token_ms = 0;
+    for (int i = 0; i < 3; i += 2) reply_wait(&replies[i]);
+    assert_true(replies[2].first_at >= replies[0].ended);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(replies[i].done.finish, PR_JOB_LENGTH);
+        same_text(&replies[i], "a.gguf", &plain);
+    }
+    sched_rig_close(&rig);
+}
+
 /* A pool of few pages: kept ones give way, requests wait for each other, all come through. */
 static void pages_are_short(void **state) {
     (void)state;
     sched_rig rig;
-    pr_engine_opts tight = {.context_max = 128, .kv_bytes_max = 1}; /* of a page */
-    pr_engine *e = rig_open(rig_path("a.gguf"), &(pr_engine_opts){.n_threads = 1});
-    pr_engine_info info;
-    pr_engine_describe(e, &info);
-    pr_engine_close(e);
-    tight.kv_bytes_max = info.kv_bytes_per_token * 32 * 6;
+    pr_engine_opts tight = {.context_max = 128, .kv_bytes_max = bytes_per_token() * 32 * 6};
     sched_rig_open(&rig, &(sched_rig_opts){.engine = tight});
     for (int round = 0; round < 3; round++) {
         for (int i = 0; i < 12; i++) {
@@ -171,7 +235,7 @@ static void pages_are_short(void **state) {
     }
     sched_rig_close(&rig);
     /* Less than a context: an answer ends where the pages do, a prompt that is longer is refused. */
-    tight.kv_bytes_max = info.kv_bytes_per_token * 32 * 2;
+    tight.kv_bytes_max = bytes_per_token() * 32 * 2;
     sched_rig_open(&rig, &(sched_rig_opts){.engine = tight});
     reply_init(&replies[0], "a.gguf", "", 0, 1);
     reply_init(&replies[1], "a.gguf", "", 0, 1);
@@ -572,6 +636,8 @@ int main(void) {
         cmocka_unit_test(many_are_as_alone),
         cmocka_unit_test(two_models_at_once),
         cmocka_unit_test(a_prefix_is_used_again),
+        cmocka_unit_test(a_prompt_is_shared_while_it_runs),
+        cmocka_unit_test(shared_pages_are_counted_once),
         cmocka_unit_test(pages_are_short),
         cmocka_unit_test(the_queue_is_bounded),
         cmocka_unit_test(bad_jobs),
