@@ -3,7 +3,7 @@
 import { svg, h, LEVELS, bytes, seconds, percent } from "./dom.js";
 
 // In pixels at 16 to a rem; the whole chart grows with the type.
-const LEFT = 44, RIGHT = 34, ROW = 34, TITLE = 26, LANE_GAP = 18, STRIP = 104, BARS = 34, AXIS = 24;
+const LEFT = 44, RIGHT = 34, ROW = 34, TITLE = 26, LANE_GAP = 18, STRIP = 104, TICK = 14, BARS = 34, AXIS = 24;
 const SPAN_MIN = 60; // seconds
 const STEPS = [5, 10, 15, 30, 60, 120, 300, 600, 900, 1800];
 
@@ -114,9 +114,11 @@ export function ladder(place, { onSelect }) {
         parts.push(svg("text.lane-name", { x: LEFT, y: top - 10 }, "Memory used"));
         for (const used of [0, 1]) parts.push(svg("line.grid", { x1: LEFT, x2: s.width - RIGHT, y1: yOf(used), y2: yOf(used) }),
             svg("text.tick.tick-left", { x: LEFT - 8, y: yOf(used) + 4 }, percent(used)));
-        for (const used of Object.values(data.bands)) {
+        let label = -Infinity; // labels stand at their lines, but one under the other
+        for (const used of Object.values(data.bands).sort((a, b) => b - a)) {
+            label = Math.max(yOf(used), label + TICK);
             parts.push(svg("line.band", { x1: LEFT, x2: s.width - RIGHT, y1: yOf(used), y2: yOf(used) }),
-                svg("text.tick", { x: s.width - RIGHT + 6, y: yOf(used) + 4 }, used.toFixed(2).replace(/^0/, "").replace(/0$/, "")));
+                svg("text.tick", { x: s.width - RIGHT + 6, y: label + 4 }, used.toFixed(2).replace(/^0/, "").replace(/0$/, "")));
         }
         const points = data.moments.filter((m) => m.time >= s.begin - 10);
         if (points.length) {

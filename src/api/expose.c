@@ -3,9 +3,9 @@
  *
  * One function a subject. Values are copies that each part gives of itself, so families of different parts may be apart by
  * the work of a millisecond. Label values are bounded: models of the catalogue that were asked for, routes, tags, names of
- * rules. ?names=vllm, =llamacpp or =all adds the names under which those servers tell the same things: they hold a colon,
- * which Prometheus' own style reserves, so they are not there unasked. docs/METRICS.md lists every family; tests hold it
- * against this.
+ * rules. Beside our own names stand vLLM's for the same things, which most dashboards and autoscalers look for; ?names=all
+ * adds llama.cpp's, ?names=own leaves both out, since they hold a colon, which Prometheus' own style reserves.
+ * docs/METRICS.md lists every family; tests hold it against this.
  */
 #include <math.h>
 #include <string.h>
@@ -391,11 +391,11 @@ static void write_all(scrape *s, bool vllm, bool llamacpp) {
 }
 
 void pr__metrics_get(pr_http_req *req, void *arg) {
-    const char *names = pr_http_req_query(req, "names");
-    bool all = names && strcmp(names, "all") == 0, vllm = all || (names && strcmp(names, "vllm") == 0);
-    bool llamacpp = all || (names && strcmp(names, "llamacpp") == 0);
-    if (names && !vllm && !llamacpp) {
-        pr_http_error(req, 400, "invalid_value", "names", 0, "must be vllm, llamacpp or all");
+    const char *given = pr_http_req_query(req, "names"), *names = given ? given : "vllm";
+    bool all = strcmp(names, "all") == 0, vllm = all || strcmp(names, "vllm") == 0;
+    bool llamacpp = all || strcmp(names, "llamacpp") == 0;
+    if (!vllm && !llamacpp && strcmp(names, "own") != 0) {
+        pr_http_error(req, 400, "invalid_value", "names", 0, "must be own, vllm, llamacpp or all");
         return;
     }
     pr_str out = {0};

@@ -22,6 +22,9 @@ static const char *verdict_name(pr_verdict v) {
     return "";
 }
 
+/* Where facts begin; what is longer than what stands before it has a line of its own. */
+enum { FACT_COLUMN = 14 };
+
 static const char *verdict_mark(pr_verdict v) {
     bool utf8 = pr__term_utf8();
     switch (v) {
@@ -42,8 +45,13 @@ void pr__doctor_tell(pr_doctor *d, pr_verdict verdict, const char *what, const c
     d->n_bad += verdict == PR_BAD;
     d->n_noted += verdict == PR_NOTE;
     if (!d->json) {
-        pr_str_line(&d->out, "%s %-12s%s%s", verdict_mark(verdict), what, strlen(what) < 12 ? "" : "  ", told);
-        if (remedy) pr_str_line(&d->out, "  %-12sto do: %s", "", remedy);
+        char name[400];
+        bool fits = pr__text_columns(pr_text_safe(name, sizeof name, what)) + 2 < FACT_COLUMN;
+        pr_str_printf(&d->out, "%s ", verdict_mark(verdict));
+        pr__text_pad(&d->out, name, fits ? FACT_COLUMN - 2 : 0);
+        if (!fits) pr_str_printf(&d->out, "\n%*s", FACT_COLUMN, "");
+        pr_str_line(&d->out, "%s", told);
+        if (remedy) pr_str_line(&d->out, "%*sto do: %s", FACT_COLUMN, "", remedy);
     } else {
         pr__json_key(&d->out, what);
         pr__json_open(&d->out);

@@ -190,4 +190,14 @@ if os.geteuid() == 0 and shutil.which("setpriv"):
     r = subprocess.run([*nobody, PRECIS, "doctor", "--quick"], stdout=subprocess.PIPE, text=True)
     reached = r.returncode != 127 and r.stdout
     (ok if reached else skipped)("a folder that cannot be written", "✗ models" in r.stdout if reached else "it cannot be run as nobody")
+# ---- for people: one column of facts, whatever things are called ----
+long_name = "a-model-with-a-name-that-is-longer-than-any-column-Q4_1.gguf"
+shutil.copy(small_model(), os.path.join(MODELS, long_name))
+lines = precis("doctor", "--quick", "--root", machine(), env={"PRECIS_PORT": PORT}).out.split("\n\n")[0].splitlines()
+at = [i for i, l in enumerate(lines) if long_name in l]
+ok("a long name has a line of its own", len(at) == 1 and lines[at[0]].endswith(long_name), str(lines))
+facts = [l for i, l in enumerate(lines) if l.strip() and not (i + 1 < len(lines) and lines[i + 1].startswith(" " * 14)
+         and not lines[i + 1].startswith(" " * 14 + "to do"))]
+ok("facts stand in one column", len(facts) > 8 and all(l[13] == " " and l[14] != " " for l in facts), str(facts))
+
 finish()

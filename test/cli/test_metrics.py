@@ -107,6 +107,17 @@ ok("memory", now["precis_memory_limit_bytes", ""] == 2e8 and abs(now["precis_mem
 ok("counters only rise", all(now[k] >= v for k, v in before.items() if k[0].endswith("_total")))
 families = dict(re.findall(r"# TYPE (\S+) (\S+)\n", text))
 ok("each family has its help", set(families) == set(re.findall(r"# HELP (\S+) \S", text)))
+families = {n: kind for n, kind in families.items() if ":" not in n}
+ok("the usual names beside them", all(now["vllm:" + a, 'model_name="tiny"'] == now["precis_" + b, c] for a, b, c in (
+    ("num_requests_running", "requests_running", ""), ("num_requests_waiting", "requests_waiting", ""),
+    ("kv_cache_usage_perc", "kv_used_ratio", ""), ("prompt_tokens_total", "prompt_tokens_total", LABEL),
+    ("generation_tokens_total", "generated_tokens_total", LABEL), ("prefix_cache_hits_total", "cached_tokens_total", LABEL),
+    ("time_to_first_token_seconds_count", "time_to_first_token_seconds_count", LABEL),
+    ("time_to_first_token_seconds_sum", "time_to_first_token_seconds_sum", LABEL),
+    ("e2e_request_latency_seconds_sum", "request_seconds_sum", LABEL),
+    ("request_queue_time_seconds_sum", "queue_seconds_sum", LABEL))))
+own = page("?names=own")[1]
+ok("our own alone", {n for n, _ in samples(own)} == {n for n, _ in now if ":" not in n})
 
 r, text_open = page(Accept="application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
 ok("OpenMetrics", r.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -117,7 +128,9 @@ others = samples(page("?names=all")[1])
 ok("names of others", others["vllm:generation_tokens_total", 'model_name="tiny"'] == generated
    and others["vllm:num_requests_running", 'model_name="tiny"'] == 0
    and others["llamacpp:tokens_predicted_total", ""] == generated)
-ok("one of them", not any(n.startswith("llamacpp:") for n, _ in samples(page("?names=vllm")[1])))
+kinds = {q: {n.split(":")[0] for n, _ in samples(page("?names=" + q)[1]) if ":" in n} for q in ("own", "vllm", "llamacpp", "all")}
+ok("none, one, or all of them", kinds == {"own": set(), "vllm": {"vllm"}, "llamacpp": {"llamacpp"}, "all": {"vllm", "llamacpp"}},
+   str(kinds))
 ok("no such names", s.ask("GET", "/metrics?names=tgi")[0] == 400)
 
 # ---- the documents ----
@@ -171,8 +184,11 @@ else:
         r = subprocess.run([os.path.join(tools, "promtool"), *args], input=text, capture_output=True, text=True)
         return r.returncode, r.stdout + r.stderr
 
+    code, said = promtool("check", "metrics", text=page("?names=own")[1])
+    ok("promtool takes our own metrics", code == 0 and not said.strip(), said)
     code, said = promtool("check", "metrics", text=page()[1])
-    ok("promtool takes /metrics", code == 0 and not said.strip(), said)
+    ok("and objects to nothing else than the colons of others", code in (0, 3)
+       and all(re.match(r"vllm:\S+ .*':'", l) for l in said.strip().splitlines()), "%d %s" % (code, said))
     code, said = promtool("check", "rules", rules_path)
     ok("promtool takes the rules", code == 0, said)
 

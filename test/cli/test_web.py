@@ -343,6 +343,10 @@ def dashboard(p, s):
     status = s.get("/api/v1/dashboard")
     top = next(m for m in status["models"] if m["name"] == "tiny")["level"]
     ok("its level", p.text(".level.big").strip() == top, p.text(".level.big"))
+    apart = p.js("const t = [...document.querySelectorAll('svg text.tick')].filter(e => /^\\.\\d+$/.test(e.textContent))"
+                 ".map(e => e.getBoundingClientRect()).sort((a, b) => a.top - b.top);"
+                 "return t.slice(1).map((b, i) => b.top - t[i].bottom)")
+    ok("labels of the bands do not touch", len(apart) == 3 and min(apart) >= 0, str(apart))
     squeeze_to(0.70)
     fell = "%s \u2192 int" % top
     ok("a squeeze: the timeline shows the drop", until(lambda: fell in p.text(".change") and p.all(".mark .down")), p.text(".changes"))
