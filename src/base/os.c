@@ -95,6 +95,14 @@ pr_status pr_file_open(const char *path, pr_file *out, pr_err *err) {
     return PR_OK;
 }
 
+bool pr_file_identify(const pr_file *file, pr_file_identity *out) {
+    struct stat st;
+    if (file->fd < 0 || fstat(file->fd, &st) != 0) return false;
+    *out = (pr_file_identity){(uint64_t)st.st_dev, (uint64_t)st.st_ino, (uint64_t)st.st_size, mtime_ns(&st),
+                              (int64_t)st.st_ctim.tv_sec * 1000000000 + st.st_ctim.tv_nsec};
+    return true;
+}
+
 void pr_file_close(pr_file *file) {
     if (file->fd >= 0) close(file->fd);
     file->fd = -1;

@@ -25,6 +25,13 @@ typedef struct pr_file {
 
 pr_status pr_file_open(const char *path, pr_file *out, pr_err *err); /* regular files only, read-only */
 void pr_file_close(pr_file *file);
+/* What an open file is known by: as long as nobody writes to it or touches it, and no other file is it. It has no
+ * gaps, so memcmp() compares. False when the system does not say. */
+typedef struct pr_file_identity {
+    uint64_t device, inode, size;
+    int64_t written_ns, changed_ns; /* since 1970; the second rises with every change, and nobody can set it */
+} pr_file_identity;
+bool pr_file_identify(const pr_file *file, pr_file_identity *out);
 /* Read exactly len bytes at offset, retrying short reads. PR_ERR_FORMAT "truncated" at the end of the file. */
 pr_status pr_file_read(const pr_file *file, uint64_t offset, void *out, size_t len, pr_err *err);
 /* True when somebody wrote to the file or cut it after it was opened (a file put in its place is another one). */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "engine/engine_impl.h"
+#include "engine/serve.h"
 #include "engine/vocab_load.h"
 #include "text/texts.h"
 
@@ -82,6 +83,10 @@ void pr_engine_close(pr_engine *engine) {
 void pr_engine_describe(const pr_engine *engine, pr_engine_info *out) {
     pr_estimate_describe(&engine->blue, out);
     if (engine->chat) out->chat_template = pr_chat_name(engine->chat);
+}
+
+bool pr_engine_file(const pr_engine *engine, pr_file_identity *out) {
+    return pr_model_file_identify(engine->blue.file, out);
 }
 
 /* ---- text ------------------------------------------------------------- */

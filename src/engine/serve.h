@@ -7,6 +7,7 @@
 #ifndef PRECIS_ENGINE_SERVE_H
 #define PRECIS_ENGINE_SERVE_H
 
+#include "base/os.h"
 #include "kv/radix.h"
 #include "precis.h"
 
@@ -29,6 +30,9 @@ pr_level pr_engine_step_level(const pr_engine *engine);
 bool pr_engine_cursors(const pr_engine *engine, uint32_t *next, uint32_t level_cursor[PR_LEVELS]);
 /* Increments that the last step used; 0 for ordinary models. */
 uint32_t pr_engine_step_cursor(const pr_engine *engine);
+
+/* Of the file that it was loaded from, as it is now; false where more than one file makes the model. */
+bool pr_engine_file(const pr_engine *engine, pr_file_identity *out);
 
 /* KV pages: room for, and in use; bytes of one. */
 uint32_t pr_engine_pages_max(const pr_engine *engine);

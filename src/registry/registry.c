@@ -26,7 +26,14 @@
 #include "base/str.h"
 #include "engine/serve.h"
 
-enum { NAMES_MAX = 16 /* of one file that are known without asking the resolver */ };
+enum {
+    NAMES_MAX = 16, /* of one file that are known without asking the resolver */
+    KNOWN_MAX = 64  /* files whose loadings keep their number */
+};
+
+/* A file that was changed so shortly before it was read may have been changed again without another time: clocks of file systems
+ * tick in up to two seconds. */
+static const double settled_seconds = 3;
 
 struct pr_model {
     pr_registry *registry;
@@ -53,6 +60,12 @@ struct pr_registry {
     pthread_cond_t changed;
     pr_model *models;
     uint32_t n_short; /* loads that wait for models to drain */
+    struct known {
+        pr_file_identity file;
+        uint64_t load;
+    } known[KNOWN_MAX]; /* the latest, a ring */
+    uint64_t n_known;
+    uint64_t n_numbers; /* of loadings, that were given */
     struct {
         uint64_t hits, loads, evicted, idle, cleared;
     } counts;
@@ -307,13 +320,25 @@ static pr_status find_room(pr_registry *r, pr_model *m, need *n, const atomic_in
     return st;
 }
 
+/* The number of a loading that began at `start` (wall clock): that of the last one of the same, unchanged file, else a new one.
+ * Looked at after loading, so a change meanwhile counts. Under the lock. */
+static uint64_t number_of(pr_registry *r, const pr_engine *engine, double start) {
+    pr_file_identity file;
+    bool sure = pr_engine_file(engine, &file) && (double)file.changed_ns * 1e-9 < start - settled_seconds;
+    for (size_t i = 0; sure && i < KNOWN_MAX && i < r->n_known; i++)
+        if (memcmp(&r->known[i].file, &file, sizeof file) == 0) return r->known[i].load;
+    uint64_t number = ++r->n_numbers;
+    if (sure) r->known[r->n_known++ % KNOWN_MAX] = (struct known){file, number};
+    return number;
+}
+
 /* The thread that found no entry loads; others wait for its state. Called and returns under the lock, and leaves it. */
 static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
     need n = {0};
     size_t weights = 0;
     pr_engine *engine = NULL;
     pr_engine_opts opts = r->opts.engine;
-    double start = pr_now();
+    double start = pr_now(), began = pr_wall_clock();
     pthread_mutex_unlock(&r->lock);
     pr_status st = estimate(r, m->path, &n, &m->err);
     n.requests = r->watch.waiting ? r->watch.waiting(r->watch.arg, m) : 1;
@@ -330,7 +355,8 @@ static void load(pr_registry *r, pr_model *m, const atomic_int *cancel) {
     m->failed = st != PR_OK;
     m->bytes_claimed = 0;
     m->bytes_fixed = st ? 0 : n.fixed;
-    if (!st) m->load = ++r->counts.loads;
+    if (!st) m->load = number_of(r, engine, began);
+    r->counts.loads += !st;
     if (!st) m->state = PR_MODEL_READY;
     pthread_cond_broadcast(&r->changed);
 }

@@ -61,7 +61,8 @@ typedef struct pr_model_standing {
 bool pr_registry_standing(pr_registry *r, const char *name, pr_model_standing *out);
 
 pr_engine *pr_model_engine(const pr_model *model);
-/* A number that no other model that was loaded in this registry has: the same file loaded again has another one. Never 0. */
+/* A number of what was loaded: no other model of this registry has it, but the same GGUF file has it again when it is loaded
+ * again and nothing has written to it or touched it since. Never 0. */
 uint64_t pr_model_load(const pr_model *model);
 const char *pr_model_name(const pr_model *model); /* as first asked for; valid while held */
 /* Whether it was acquired by this name, or it is its path. The model exists: it is held, or `closing` has not come yet. */

@@ -297,6 +297,10 @@ const char *pr_model_file_path(const pr_model_file *file) { return file->path; }
 
 const char *pr_model_file_dir(const pr_model_file *file) { return file->dir; }
 
+bool pr_model_file_identify(const pr_model_file *file, pr_file_identity *out) {
+    return file->kind == PR_FILE_GGUF && file->n_files == 1 && pr_file_identify(&file->files[0], out);
+}
+
 uint64_t pr_model_file_bytes(const pr_model_file *file) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < file->n_files; i++) bytes += file->files[i].size;

@@ -54,7 +54,9 @@ void pr_model_file_close(pr_model_file *file);
 pr_file_kind pr_model_file_kind(const pr_model_file *file);
 const char *pr_model_file_path(const pr_model_file *file);
 const char *pr_model_file_dir(const pr_model_file *file); /* folder that holds it: tokenizer.json is looked for there */
-uint64_t pr_model_file_bytes(const pr_model_file *file);  /* all shards */
+/* Of a model that is one GGUF file; false for others, which are made of texts beside their tensors, too. */
+bool pr_model_file_identify(const pr_model_file *file, pr_file_identity *out);
+uint64_t pr_model_file_bytes(const pr_model_file *file); /* all shards */
 /* The latest change of any, and of a folder's configuration and tokenizer, in nanoseconds since 1970. */
 int64_t pr_model_file_changed_ns(const pr_model_file *file);
 

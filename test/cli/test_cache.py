@@ -301,6 +301,49 @@ metrics = s.begin("GET", "/metrics").read().decode()
 ok("and counted in /metrics", 'precis_cache_hits_total{cache="templates"} %d\n' % texts["hits"] in metrics)
 ok("and in /api/performance", any(x == texts for x in s.get("/api/performance")["caches"]))
 ok("models are counted", c["misses"] == 3 and c["evictions"] == 2 and c["entries"] == 1, str(c))
+
+
+def reloaded(name="plain", other="second"):
+    """Close the model by loading another, and load it again with a question nobody has asked."""
+    raw(s, fresh(model=other))
+    raw(s, fresh(model=name))
+
+
+time.sleep(3.1)  # what was changed just now is not trusted
+raw(s, fresh(model="second"))
+raw(s, for_plain)
+reloaded()
+ok("answers survive the closing of their model", raw(s, for_plain)[0] == "HIT")
+reloaded()
+ok("again", raw(s, for_plain)[0] == "HIT")
+shutil.copy(source, plain + ".new")
+os.utime(plain + ".new", ns=(os.stat(plain).st_atime_ns, os.stat(plain).st_mtime_ns))
+os.replace(plain + ".new", plain)
+time.sleep(3.1)
+reloaded()
+ok("not when the file was replaced, if by its like of the same time", raw(s, for_plain)[0] == "MISS")
+reloaded()
+ok("whose answers survive, too", raw(s, for_plain)[0] == "HIT")
+times = os.stat(plain)
+with open(plain, "r+b") as f:
+    f.write(b"GGUF")  # what stands there
+os.utime(plain, ns=(times.st_atime_ns, times.st_mtime_ns))
+time.sleep(3.1)
+reloaded()
+ok("nor when it was written in place, and its time set back", raw(s, for_plain)[0] == "MISS")
+os.utime(plain)
+reloaded()
+ok("nor when it was touched just now", raw(s, for_plain)[0] == "MISS")
+reloaded()
+ok("which is not trusted twice", raw(s, for_plain)[0] == "MISS")
+time.sleep(3.1)
+reloaded()
+ok("a file at rest again", [raw(s, for_plain)[0] for _ in range(2)] == ["MISS", "HIT"])
+r = precis("pack", "--fast", plain, os.path.join(MODELS, "plain.planes.gguf"), timeout=600)
+reloaded()
+c = s.get(Q + "status")["current_models"]
+ok("a companion that was packed meanwhile is another file", r.code == 0 and raw(s, for_plain)[0] == "MISS", "%s %s" % (r, c))
+texts = cache(s, "templates")
 before = s.get(CACHES)["ledger_bytes"]
 s.post(Q + "cache/clear", {})
 ok("texts are cleared with the rest", cache(s, "templates")["cleared"] == texts["entries"]
