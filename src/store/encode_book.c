@@ -18,10 +18,10 @@
 
 enum { N4 = 16, N2 = 4, REFIT_EVERY = 2, ROUNDS_MAX = 3, REFITS_MAX = 2 };
 
-/* Steps from what one code stands for to what the next does, and from its first nibble to the next's: 16 nibbles leave no
- * gap. With 17 a weight between is one step away at most, which p16 carries at k16 = 128. Where codes are further apart
- * than that, their nibbles are no longer in the middle around them, and are the better for it: with 19 for both p16 lost a bit. */
-enum { MEANS_MAX = 19, GAP_MAX = 17 };
+/* Steps from what one code stands for to what the next does, and so from its first nibble to the next's: 16 nibbles leave no
+ * gap, and with 19 few weights fall between. Where there is p16, 17 steps from nibble to nibble: a weight between is one
+ * step away at most then, which p16 carries at k16 = 128 and not at 64. */
+enum { GAP_MAX = 19, GAP_MAX_P16 = 17 };
 
 /* In units of a group's deviation: the best nested codebook of normally distributed numbers. */
 static const float normal2[N2] = {-1.557f, -0.475f, 0.475f, 1.557f};
@@ -224,13 +224,13 @@ static void means_of_codes(const maker *m, float mean[N4]) {
 /* The step, at least fine, and with it c8: each code's nibbles around what it stands for, and hardly a gap between one code's
  * and the next's. */
 static void set_step(pr__encoder *e, const float mean[N4], float fine) {
-    float *c8 = e->book.c8;
-    for (int i = 1; i < N4; i++) fine = fmaxf(fine, (mean[i] - mean[i - 1]) / MEANS_MAX);
+    float *c8 = e->book.c8, gap = e->opts.n_planes > PR_PLANE_P16 ? GAP_MAX_P16 : GAP_MAX;
+    for (int i = 1; i < N4; i++) fine = fmaxf(fine, (mean[i] - mean[i - 1]) / GAP_MAX);
     e->book.fine = fine;
     e->book.reach = true;
     for (int i = 0; i < N4; i++) c8[i] = rintf(mean[i] / fine - 7.5f);
-    for (int i = N4 / 2; i < N4; i++) c8[i] = fminf(c8[i], c8[i - 1] + GAP_MAX);
-    for (int i = N4 / 2; i-- > 0;) c8[i] = fmaxf(c8[i], c8[i + 1] - GAP_MAX);
+    for (int i = N4 / 2; i < N4; i++) c8[i] = fminf(c8[i], c8[i - 1] + gap);
+    for (int i = N4 / 2; i-- > 0;) c8[i] = fmaxf(c8[i], c8[i + 1] - gap);
     for (int i = 0; i < N4; i++) {
         c8[i] = c8[i] < -128 ? -128 : c8[i] > 112 ? 112 : c8[i];
         e->job->book.c8[i] = (int8_t)c8[i];
