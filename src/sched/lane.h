@@ -90,6 +90,9 @@ void pr__prefix_drop_all(pr__lane *lane);
 uint32_t pr__job_pages(const pr__job *job);
 /* Pages that running jobs may still take. */
 uint32_t pr__lane_promised(const pr__lane *lane);
+/* Let go of kept pages until so many are free that were not, least recently used first; spared (may be NULL) stays. How many
+ * became free. */
+uint32_t pr__prefix_yield(pr__lane *lane, uint32_t n_pages, const pr_radix_match *spared);
 /* Room for the job's pages beside those promised to running ones, kept pages giving way, of the match only a page that it
  * would have to copy. False: the job must wait. */
 bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr_radix_match *match);

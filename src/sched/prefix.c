@@ -65,15 +65,19 @@ uint32_t pr__lane_need(const pr__job *job, const pr_radix_match *match) {
     return job->pages - match->n_tokens / PR_KV_TOKENS; /* one that is used in part is copied */
 }
 
+uint32_t pr__prefix_yield(pr__lane *lane, uint32_t n_pages, const pr_radix_match *spared) {
+    uint32_t before = pr_radix_pages(lane->prefixes);
+    uint32_t freed = pr_radix_evict(lane->prefixes, n_pages, spared);
+    lane->counts->evicted += before - pr_radix_pages(lane->prefixes);
+    return freed;
+}
+
 bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr_radix_match *match) {
     uint32_t max = pr_engine_pages_max(lane->engine), promised = pr__lane_promised(lane);
     for (;;) {
         uint64_t want = (uint64_t)pr_engine_pages_used(lane->engine) + promised + pr__lane_need(job, match);
         if (want <= max) return true;
-        uint32_t before = pr_radix_pages(lane->prefixes);
-        uint32_t freed = pr_radix_evict(lane->prefixes, (uint32_t)(want - max), match);
-        lane->counts->evicted += before - pr_radix_pages(lane->prefixes);
-        if (freed) continue;
+        if (pr__prefix_yield(lane, (uint32_t)(want - max), match)) continue;
         if (match->n_tokens % PR_KV_TOKENS == 0) return false;
         *match = pr_radix_whole(*match);
     }

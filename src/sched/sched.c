@@ -15,6 +15,7 @@
  */
 #include "sched/sched_impl.h"
 
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -362,12 +363,20 @@ static void refuse(pr_sched *s, pr__job *j, const pr_err *err) {
     leave(s, &s->prepared, j);
 }
 
-/* Beside what is used and promised. */
-static bool memory_allows(const pr_sched *s, size_t bytes) {
+/* Beside what is used and promised. Kept prefixes of all models give way, but for the match. */
+static bool memory_allows(pr_sched *s, const pr__lane *lane, const pr_radix_match *match, size_t bytes) {
     double limit = (double)s->sample.limit_bytes;
     if (limit <= 0) return true; /* unknown */
     double use = (double)s->sample.used_bytes + (double)pr__sched_promised(s) + (double)bytes;
-    return use <= limit * s->opts.gov.memory_full;
+    double over = use - limit * s->opts.gov.memory_full;
+    for (pr__lane *l = s->lanes; l && over > 0; l = l->next) {
+        double page = (double)pr_engine_page_bytes(l->engine), pages = ceil(over / page);
+        uint32_t most = pages < UINT32_MAX ? (uint32_t)pages : UINT32_MAX;
+        size_t freed = (size_t)pr__prefix_yield(l, most, l == lane ? match : NULL) * (size_t)page;
+        s->sample.used_bytes -= freed < s->sample.used_bytes ? freed : s->sample.used_bytes; /* until the next sample */
+        over -= (double)freed;
+    }
+    return over <= 0;
 }
 
 /* The level it will run at. */
@@ -412,7 +421,7 @@ static void admit_one(pr_sched *s, pr__lane *lane, pr__job *j) {
     if (!s->opts.prefix_off) match = pr__prefix_find(lane, j, level_for(lane, j));
     bool pages = pr__lane_reserve(lane, j, &match);
     size_t bytes = pr__lane_need(j, &match) * pr_engine_page_bytes(lane->engine);
-    if (pages && !memory_allows(s, bytes)) lane->wanted_bytes = bytes;
+    if (pages && !memory_allows(s, lane, &match, bytes)) lane->wanted_bytes = bytes;
     if (pages && lane->wanted_bytes == 0) start(s, lane, j, &match);
     else lane->blocked = true;
 }

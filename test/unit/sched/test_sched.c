@@ -192,6 +192,25 @@ static size_t bytes_per_token(void) {
     return info.kv_bytes_per_token;
 }
 
+/* Where memory leaves room for two and a half pages, a request that may take four has two of those that are only kept. */
+static void kept_pages_give_way_to_memory(void **state) {
+    (void)state;
+    sched_rig rig;
+    pr_sched_stats before, after;
+    reply *r = replies;
+    sched_rig_open(&rig, &(sched_rig_opts){.limit_bytes = bytes_per_token() * 32 * 25000});
+    assert_int_equal(cached(&rig, r, "k", 1, 100), 0);
+    pr_sched_stats_get(rig.sched, &before);
+    assert_int_equal(before.prefix_pages, 4);
+    sched_rig_memory(0.9499); /* full is 0.95 */
+    nap_ms(500);
+    assert_int_equal(cached(&rig, r, "other", 2, 100), 0);
+    assert_true(r->done.queue_seconds < 20); /* else its time in the queue is over after 30 */
+    pr_sched_stats_get(rig.sched, &after);
+    assert_true(after.prefix.evicted >= before.prefix.evicted + 2);
+    sched_rig_close(&rig);
+}
+
 /* Two that would not fit beside each other do when they share. */
 static void shared_pages_are_counted_once(void **state) {
     (void)state;
@@ -638,6 +657,7 @@ int main(void) {
         cmocka_unit_test(a_prefix_is_used_again),
         cmocka_unit_test(a_prompt_is_shared_while_it_runs),
         cmocka_unit_test(shared_pages_are_counted_once),
+        cmocka_unit_test(kept_pages_give_way_to_memory),
         cmocka_unit_test(pages_are_short),
         cmocka_unit_test(the_queue_is_bounded),
         cmocka_unit_test(bad_jobs),
