@@ -26,7 +26,7 @@ from system import System, missing, sh  # noqa: E402
 BASE = "docker.io/library/debian:bookworm-slim"
 BUILDAH = ["buildah", "--root", path("storage"), "--runroot", path("runroot")]
 RUNS = 3
-ENV = dict(os.environ, BUILDAH_ISOLATION="chroot", STORAGE_DRIVER="vfs")
+ENV = dict(os.environ, BUILDAH_ISOLATION="chroot")
 
 
 def buildah(*command):
@@ -37,7 +37,7 @@ def made(*command):
     """What a command of buildah says last; it must succeed."""
     r = buildah(*command)
     if r.returncode != 0:
-        raise SystemExit("not ok buildah %s: %s" % (command[0], r.stdout[-2000:]))
+        raise SystemExit("%s: %s" % (command[0], r.stdout[-2000:]))
     return r.stdout.strip().splitlines()[-1] if r.stdout.strip() else ""
 
 
@@ -132,15 +132,10 @@ def timed(container, before):
     return told
 
 
-why = missing(buildah="buildah")
-if not why and shutil.disk_usage(work).free < 4e9:
-    why = "4 GB of disk are needed in %s" % os.path.dirname(work)
-why = why or base_image()
-if why:
-    skipped("the container image", why)
-    finish()
-r = buildah("build", "--pull-never", "-f", os.path.join(ROOT, "packaging/Containerfile"), "-t", "precis", ROOT)
-if ok("the image is built", r.returncode == 0, r.stdout[-2000:]):
+def build_and_try():
+    r = buildah("build", "--pull-never", "-f", os.path.join(ROOT, "packaging/Containerfile"), "-t", "precis", ROOT)
+    if not ok("the image is built", r.returncode == 0, r.stdout[-2000:]):
+        return
     given = os.environ.get("PRECIS_TEST_MODEL", "")
     container = Container(given if os.path.isfile(given) else elastic_model(path("models"), "s25"))
     try:
@@ -155,5 +150,29 @@ if ok("the image is built", r.returncode == 0, r.stdout[-2000:]):
         if container.process and container.process.poll() is None:
             container.inside("precis", "stop")
             container.process.kill()
-        made("rm", container.name)
+
+
+def clean():
+    """Nothing stays mounted below our folder, or it could not be removed."""
+    buildah("rm", "--all")
+    sh("umount", path("storage/overlay"))
+    ok("nothing stays mounted", work not in open("/proc/mounts").read())
+
+
+why = missing(buildah="buildah")
+if not why and shutil.disk_usage(work).free < 4e9:
+    why = "4 GB of disk are needed in %s" % os.path.dirname(work)
+if why:
+    skipped("the container image", why)
+    finish()
+try:
+    why = base_image()
+    if why:
+        skipped("the container image", why)
+    else:
+        build_and_try()
+except SystemExit as e:
+    ok("buildah", False, str(e))
+finally:
+    clean()
 finish()
