@@ -78,7 +78,8 @@ def peer_python(args, name):
         return args.peer_python
     package, module = PEERS[name]
     python = os.path.join(args.work, "venv-" + module, "bin", "python")
-    if os.path.exists(python) and subprocess.run([python, "-c", f"import {module}"], stderr=subprocess.DEVNULL).returncode == 0:
+    if os.path.exists(python) and subprocess.run([python, RUNNER, "--module", module], stdout=subprocess.DEVNULL,
+                                                 stderr=subprocess.DEVNULL).returncode == 0:
         return python
     say(f"building {package} for this processor; this takes minutes")
     env = dict(os.environ, CMAKE_ARGS="-DGGML_NATIVE=ON", CMAKE_BUILD_PARALLEL_LEVEL=str(os.cpu_count()))

@@ -14,13 +14,18 @@ with fewer fields: a field that a version lacks is left alone.
 
 import argparse
 import ctypes
-import importlib
+import importlib.util
 import json
+import os
 import time
 
 
 def open_library(module):
     """The binding's functions, its log silenced. llama_cpp has them in a module of that name, ik_llama_cpp in _ctypes_api."""
+    for folder in importlib.util.find_spec(module).submodule_search_locations:
+        beside = os.path.join(folder, "lib", "libggml.so")
+        if os.path.exists(beside):  # ik_llama_cpp's libllama.so needs it and is not told where it is
+            ctypes.CDLL(beside, ctypes.RTLD_GLOBAL)
     package = importlib.import_module(module)
     lib = getattr(package, "llama_cpp", None) or importlib.import_module(module + "._ctypes_api")
     lib.quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda level, text, arg: None)
