@@ -342,7 +342,8 @@ void pr_str_line(pr_str *s, const char *fmt, ...) {
     pr_str_vprintf(&text, fmt, args);
     va_end(args);
     s->failed |= text.failed;
-    for (size_t i = 0, n; i < text.len; pr_str_append(s, c, n)) i += safe_char(text.data + i, text.len - i, c, &n);
+    const char *data = text.data ? text.data : ""; /* of an empty line */
+    for (size_t i = 0, n; i < text.len; pr_str_append(s, c, n)) i += safe_char(data + i, text.len - i, c, &n);
     pr_str_puts(s, "\n");
     pr_str_free(&text);
 }
