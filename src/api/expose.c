@@ -3,8 +3,8 @@
  *
  * One function a subject. Values are copies that each part gives of itself, so families of different parts may be apart by
  * the work of a millisecond. Label values are bounded: models of the catalogue that were asked for, routes, tags, names of
- * rules. Beside our own names stand vLLM's for the same things, which most dashboards and autoscalers look for; ?names=all
- * adds llama.cpp's, ?names=own leaves both out, since they hold a colon, which Prometheus' own style reserves.
+ * rules. Beside our own names stand those that OpenTelemetry has for servers of language models; ?names= has vLLM's and llama.cpp's,
+ * which hold a colon: Prometheus' own style reserves it, and promtool would object.
  * docs/METRICS.md lists every family; tests hold it against this.
  */
 #include <math.h>
@@ -304,6 +304,16 @@ static void write_alerts(scrape *s) {
 
 /* ---- names of others --------------------------------------------------- */
 
+/* OpenTelemetry's conventions for generative AI, metrics of a server, as its exporter for Prometheus spells them. */
+static void write_gen_ai(scrape *s) {
+    static const char label[] = "gen_ai_request_model";
+    latency(s, "gen_ai_server_request_duration_seconds", "precis_request_seconds.", PR__LATENCY_END_TO_END, label);
+    latency(s, "gen_ai_server_time_to_first_token_seconds", "precis_time_to_first_token_seconds.",
+            PR__LATENCY_FIRST_TOKEN, label);
+    latency(s, "gen_ai_server_time_per_output_token_seconds", "precis_time_between_tokens_seconds.",
+            PR__LATENCY_NEXT_TOKEN, label);
+}
+
 /* A gauge of the whole server, which its dashboards look for under a model's name: that of the only one, else "all". */
 static void vllm_gauge(scrape *s, const char *name, const char *help, double value) {
     pr_prom_family(&s->p, name, PR_PROM_GAUGE, help);
@@ -375,7 +385,8 @@ static bool look(scrape *s, pr_api *api) {
     return true;
 }
 
-static void write_all(scrape *s, bool vllm, bool llamacpp) {
+static void write_all(scrape *s, const char *names) {
+    bool all = strcmp(names, "all") == 0;
     write_process(s);
     write_memory(s);
     write_models(s);
@@ -385,22 +396,25 @@ static void write_all(scrape *s, bool vllm, bool llamacpp) {
     write_caches(s);
     write_http(s);
     write_alerts(s);
-    if (vllm) write_vllm(s);
-    if (llamacpp) write_llamacpp(s);
+    if (all || strcmp(names, "gen_ai") == 0) write_gen_ai(s);
+    if (all || strcmp(names, "vllm") == 0) write_vllm(s);
+    if (all || strcmp(names, "llamacpp") == 0) write_llamacpp(s);
     pr_prom_end(&s->p);
 }
 
 void pr__metrics_get(pr_http_req *req, void *arg) {
-    const char *given = pr_http_req_query(req, "names"), *names = given ? given : "vllm";
-    bool all = strcmp(names, "all") == 0, vllm = all || strcmp(names, "vllm") == 0;
-    bool llamacpp = all || strcmp(names, "llamacpp") == 0;
-    if (!vllm && !llamacpp && strcmp(names, "own") != 0) {
-        pr_http_error(req, 400, "invalid_value", "names", 0, "must be own, vllm, llamacpp or all");
+    static const char *const known[] = {"own", "gen_ai", "vllm", "llamacpp", "all"};
+    const size_t n_known = sizeof known / sizeof *known;
+    const char *given = pr_http_req_query(req, "names"), *names = given ? given : "gen_ai";
+    size_t i = 0;
+    while (i < n_known && strcmp(known[i], names) != 0) i++;
+    if (i == n_known) {
+        pr_http_error(req, 400, "invalid_value", "names", 0, "must be own, gen_ai, vllm, llamacpp or all");
         return;
     }
     pr_str out = {0};
     scrape s = {.p = {.out = &out, .open = pr_prom_wants_open(pr_http_req_header(req, "Accept"))}};
-    if (look(&s, arg)) write_all(&s, vllm, llamacpp);
+    if (look(&s, arg)) write_all(&s, names);
     else out.failed = true;
     pr_free(s.models);
     pr_free(s.views);

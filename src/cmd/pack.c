@@ -155,8 +155,7 @@ int pr__cmd_pack(int argc, const char **argv) {
     int code;
     const pr_flag flags[] = {
         {"output", 'o', PR_FLAG_TEXT, "OUT", "the same as OUT (else NAME.planes.gguf beside it)", &p.out, NULL, NULL},
-        {"fast", 0, PR_FLAG_BOOL, NULL, "no calibration: quick; int4 coarser, int2 useless", &p.fast, NULL,
-         NULL},
+        {"fast", 0, PR_FLAG_BOOL, NULL, "no calibration: quick; int4 coarser, int2 useless", &p.fast, NULL, NULL},
         {"calibration", 0, PR_FLAG_TEXT, "FILE", "calibrate with this text", &p.text_name, NULL, NULL},
         {"threads", 't', PR_FLAG_U32, "N", "threads (all that this process may use)", &p.threads, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &p.json, NULL, NULL},

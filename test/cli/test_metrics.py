@@ -107,8 +107,13 @@ ok("memory", now["precis_memory_limit_bytes", ""] == 2e8 and abs(now["precis_mem
 ok("counters only rise", all(now[k] >= v for k, v in before.items() if k[0].endswith("_total")))
 families = dict(re.findall(r"# TYPE (\S+) (\S+)\n", text))
 ok("each family has its help", set(families) == set(re.findall(r"# HELP (\S+) \S", text)))
-families = {n: kind for n, kind in families.items() if ":" not in n}
-ok("the usual names beside them", all(now["vllm:" + a, 'model_name="tiny"'] == now["precis_" + b, c] for a, b, c in (
+families = {n: kind for n, kind in families.items() if not n.startswith("gen_ai_")}
+ok("OpenTelemetry's names beside them", all(now["gen_ai_server_" + a + part, 'gen_ai_request_model="tiny"'] == now["precis_" + b + part, LABEL]
+   for part in ("_count", "_sum") for a, b in (
+    ("request_duration_seconds", "request_seconds"), ("time_to_first_token_seconds", "time_to_first_token_seconds"),
+    ("time_per_output_token_seconds", "time_between_tokens_seconds"))))
+vllm = samples(page("?names=vllm")[1])
+ok("or vLLM's", all(vllm["vllm:" + a, 'model_name="tiny"'] == vllm["precis_" + b, c] for a, b, c in (
     ("num_requests_running", "requests_running", ""), ("num_requests_waiting", "requests_waiting", ""),
     ("kv_cache_usage_perc", "kv_used_ratio", ""), ("prompt_tokens_total", "prompt_tokens_total", LABEL),
     ("generation_tokens_total", "generated_tokens_total", LABEL), ("prefix_cache_hits_total", "cached_tokens_total", LABEL),
@@ -117,7 +122,7 @@ ok("the usual names beside them", all(now["vllm:" + a, 'model_name="tiny"'] == n
     ("e2e_request_latency_seconds_sum", "request_seconds_sum", LABEL),
     ("request_queue_time_seconds_sum", "queue_seconds_sum", LABEL))))
 own = page("?names=own")[1]
-ok("our own alone", {n for n, _ in samples(own)} == {n for n, _ in now if ":" not in n})
+ok("our own alone", {n for n, _ in samples(own)} == {n for n, _ in now if n.startswith(("precis_", "process_"))})
 
 r, text_open = page(Accept="application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5")
 ok("OpenMetrics", r.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
@@ -128,8 +133,10 @@ others = samples(page("?names=all")[1])
 ok("names of others", others["vllm:generation_tokens_total", 'model_name="tiny"'] == generated
    and others["vllm:num_requests_running", 'model_name="tiny"'] == 0
    and others["llamacpp:tokens_predicted_total", ""] == generated)
-kinds = {q: {n.split(":")[0] for n, _ in samples(page("?names=" + q)[1]) if ":" in n} for q in ("own", "vllm", "llamacpp", "all")}
-ok("none, one, or all of them", kinds == {"own": set(), "vllm": {"vllm"}, "llamacpp": {"llamacpp"}, "all": {"vllm", "llamacpp"}},
+kinds = {q: {re.match("gen_ai_server|[^:]*", n).group() for n, _ in samples(page("?names=" + q)[1]) if ":" in n or n.startswith("gen_ai_")}
+         for q in ("own", "gen_ai", "vllm", "llamacpp", "all")}
+ok("none, one, or all of them", kinds == {"own": set(), "gen_ai": {"gen_ai_server"}, "vllm": {"vllm"}, "llamacpp": {"llamacpp"},
+                                         "all": {"gen_ai_server", "vllm", "llamacpp"}},
    str(kinds))
 ok("no such names", s.ask("GET", "/metrics?names=tgi")[0] == 400)
 
@@ -184,11 +191,11 @@ else:
         r = subprocess.run([os.path.join(tools, "promtool"), *args], input=text, capture_output=True, text=True)
         return r.returncode, r.stdout + r.stderr
 
-    code, said = promtool("check", "metrics", text=page("?names=own")[1])
-    ok("promtool takes our own metrics", code == 0 and not said.strip(), said)
     code, said = promtool("check", "metrics", text=page()[1])
+    ok("promtool takes /metrics", code == 0 and not said.strip(), said)
+    code, said = promtool("check", "metrics", text=page("?names=all")[1])
     ok("and objects to nothing else than the colons of others", code in (0, 3)
-       and all(re.match(r"vllm:\S+ .*':'", l) for l in said.strip().splitlines()), "%d %s" % (code, said))
+       and all(re.match(r"(vllm|llamacpp):\S+ .*':'", l) for l in said.strip().splitlines()), "%d %s" % (code, said))
     code, said = promtool("check", "rules", rules_path)
     ok("promtool takes the rules", code == 0, said)
 
