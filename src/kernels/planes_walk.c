@@ -74,7 +74,6 @@ static float factor_of(const walk *k) {
     return 0.0f;
 }
 
-/* y = acc * (row * factor), for the sums of a panel. */
 static void finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
     for (uint32_t i = 0; i < n_tiles; i++) {
         float rows[PR_TILE_ROWS];
@@ -115,7 +114,7 @@ static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_til
         span.y += n * s->y_stride;
     }
     if (plan->q8 && s->last) {
-        finish(s, n_tiles, n_tokens);
+        (plan->finish ? plan->finish : finish)(s, n_tiles, n_tokens);
     }
 }
 

@@ -44,6 +44,9 @@ typedef void pr__plane_span_fn(const pr__plane_span *span, uint32_t n_tiles, uin
 /* Decode the run of tile i of a span. */
 typedef void pr__plane_decode_fn(const pr__plane_span *span, uint32_t i, uint8_t *panel);
 
+/* y = y * (row scale * factor): the end of what a panel of 8-bit products summed up. */
+typedef void pr__plane_finish_fn(const pr__plane_span *span, uint32_t n_tiles, uint32_t n_tokens);
+
 typedef struct pr__plane_plan {
     pr_plane level;
     bool q8;
@@ -52,7 +55,8 @@ typedef struct pr__plane_plan {
     uint32_t panel_tiles, panel_tokens; /* of span, at most */
     uint32_t panel_block;               /* bytes of a decoded block of one tile */
     pr__plane_decode_fn *decode;
-    pr__mm_span_fn *span; /* over the panel; its units are blocks when q8, else columns */
+    pr__mm_span_fn *span;        /* over the panel; its units are blocks when q8, else columns */
+    pr__plane_finish_fn *finish; /* when q8; NULL: in plain C */
 } pr__plane_plan;
 
 void pr__planes_walk(const pr_plane_args *args, const pr__plane_plan *plan);
