@@ -75,7 +75,7 @@ static inline uint8_t *pr__scratch(const pr_exec *e, int thread) {
 }
 
 enum {
-    PR__ROWS_PER_CHUNK = 8,   /* rows in one work item of the row-wise operations */
+    PR__ROWS_PER_CHUNK = 4,   /* rows in one work item of the row-wise operations */
     PR__SPAN_TOKENS = 512,    /* attention: tokens with a softmax state of their own; whole pages */
     PR__SPLIT_ITEMS_MAX = 16, /* attention splits only when there are so few items (rows x KV heads) */
     PR__SPLIT_ROWS_MAX = 4    /* of so few rows each */
