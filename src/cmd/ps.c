@@ -68,20 +68,27 @@ static void print_server(const pr_running *r, const json_t *status) {
     }
 }
 
+/* Another server may have what one lacks, so all are asked. Failures but the last are told here. */
 static pr_status show_servers(which *w) {
     pr_running servers[SERVERS_MAX];
-    size_t n = find_servers(w, servers);
+    size_t n = find_servers(w, servers), n_shown = 0;
     pr_status st = n == 0 ? none(w) : PR_OK;
     if (w->json) printf("[");
-    for (size_t i = 0; i < n && !st; i++) {
+    for (size_t i = 0; i < n; i++) {
         json_t *status = NULL;
-        st = pr__client_get(servers[i].url, "/api/v1/quantization/status", w->key, ANSWER_SECONDS, &status, &w->err);
-        if (!st && w->json) {
+        pr_err err = {0};
+        pr_status one = pr__client_get(servers[i].url, "/api/v1/quantization/status", w->key, ANSWER_SECONDS, &status,
+                                       &err);
+        if (one) {
+            if (st) (void)pr__cmd_fail(&w->err);
+            w->err = err;
+            st = one;
+        } else if (w->json) {
             char *text = json_dumps(status, JSON_COMPACT);
-            printf("%s{\"pid\":%ld,\"port\":%u,\"url\":\"%s\",\"status\":%s}", i ? "," : "", servers[i].pid,
+            printf("%s{\"pid\":%ld,\"port\":%u,\"url\":\"%s\",\"status\":%s}", n_shown++ ? "," : "", servers[i].pid,
                    servers[i].port, servers[i].url, text ? text : "null");
             pr_free(text);
-        } else if (!st) {
+        } else {
             print_server(&servers[i], status);
         }
         json_decref(status);
