@@ -12,7 +12,8 @@
 #include "text/texts.h"
 
 static pr_status unknown_template(const char *name, pr_err *err) {
-    return pr_fail(err, PR_ERR_ARG, "--template: %.64s is not known; there are: %s", name, pr_chat_names());
+    return pr_fail(err, PR_ERR_ARG, "--template, or PRECIS_TEMPLATE: %.64s is not known; there are: %s", name,
+                   pr_chat_names());
 }
 
 static pr_status open_text(pr_engine *e, pr_err *err) {

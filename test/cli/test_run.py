@@ -92,7 +92,8 @@ ok("the flag's wins", precis("run", model, "--temp", "0", "-n", "4", "Hi", "--te
    == precis("run", model, "--temp", "0", "-n", "4", "Hi", "--template", "chatml", env={"PRECIS_TEMPLATE": "llama3"}).out)
 if bare:
     ok("it is that one", r.out == precis("run", model, "--temp", "0", "-n", "4", "Hi", "--template", "llama3").out, str(r))
-    fails("an unknown one", precis("run", model, "Hi", env={"PRECIS_TEMPLATE": "none-such"}), 2, "none-such", "chatml")
+    fails("an unknown one", precis("run", model, "Hi", env={"PRECIS_TEMPLATE": "none-such"}), 2, "PRECIS_TEMPLATE",
+          "none-such", "chatml")
 
 # ---- stopping ----
 BIG = ("run", big_model(), "--raw", "--ignore-eos", "-n", "0", "--context", "1024", "Once upon a time")
