@@ -322,7 +322,7 @@ static void templates_that_are_not_known(void **state) {
     assert_non_null(strstr(err.text, "--template"));
     assert_non_null(strstr(err.text, "does not know"));
     assert_int_equal(pr_engine_chat(e, "frob", &hello, 1, true, &text, &err), PR_ERR_ARG);
-    assert_non_null(strstr(err.text, "--template: frob"));
+    assert_non_null(strstr(err.text, "PRECIS_TEMPLATE: frob"));
     assert_non_null(strstr(err.text, "chatml"));
     assert_int_equal(pr_engine_chat(e, "chatml", &hello, 1, true, &text, &err), PR_OK);
     assert_non_null(strstr(text, "hello"));
