@@ -1,7 +1,9 @@
 /*
  * The bare engine: batches of answers stepped by hand, for bench/server.py to hold a server against.
  *
- *   build/release/bench/hand MODEL LEVEL THREADS [TOKEN...]
+ *   build/release/bench/hand MODEL LEVEL THREADS CPUMASK [TOKEN...]
+ *
+ * CPUMASK is a number, the bits of kernels/kernels.h; 0 allows all.
  *
  * A line on stdin is a batch: how many tokens, and after a tab each the prompts; a line on stdout is what it took:
  * seconds, prompts and all. Tokens are the most likely ones but those that are named, which end an answer: every stream has the
@@ -90,11 +92,12 @@ int main(int argc, char **argv) {
     pr_engine_opts opts = {.context_max = 2048, .kv_contexts = 8};
     pr_engine *e = NULL;
     pr_err err = {0};
-    if (argc < 4 || argc > 4 + BIAS_MAX) stop("usage: hand MODEL LEVEL THREADS [TOKEN...]", NULL);
+    if (argc < 5 || argc > 5 + BIAS_MAX) stop("usage: hand MODEL LEVEL THREADS CPUMASK [TOKEN...]", NULL);
     opts.level_given = pr_level_by_name(argv[2], &opts.level);
     if (!opts.level_given) stop("no such level", NULL);
     opts.n_threads = (int)strtol(argv[3], NULL, 10);
-    for (int i = 4; i < argc; i++) bias[n_bias++] = (pr_logit_bias){(int32_t)strtol(argv[i], NULL, 10), -100};
+    opts.cpumask = (uint32_t)strtoul(argv[4], NULL, 10);
+    for (int i = 5; i < argc; i++) bias[n_bias++] = (pr_logit_bias){(int32_t)strtol(argv[i], NULL, 10), -100};
     if (pr_engine_open(argv[1], &opts, &e, &err)) stop("opening", &err);
     while (fgets(line, sizeof line, stdin)) {
         char *prompts;

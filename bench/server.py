@@ -291,6 +291,7 @@ def options():
     ap.add_argument("--peer-python", help="a Python that has llama_cpp.server, instead of building one")
     ap.add_argument("--precis", default=os.path.join(ROOT, "build", "release", "precis"), help="the program")
     ap.add_argument("--work", default=build, help="folder for environments and models")
+    ap.add_argument("--cpu", choices=serving.CPUMASKS, default="all", help="what precis may use of the processor (all)")
     ap.add_argument("-t", "--threads", type=int, default=2)
     ap.add_argument("-r", "--rounds", type=int, default=0, help="(5)")
     ap.add_argument("--retries", type=int, default=1, help="how often a disturbed measurement is repeated")

@@ -18,6 +18,7 @@ from common import ROOT, peer_python, say
 
 BIN = os.path.join(ROOT, "build", "release")
 KEYS = {"greedy": "key-of-the-greedy", "modest": "key-of-the-modest"}
+CPUMASKS = {"all": 0, "avx2": 1}  # bits of kernels/kernels.h
 WORDS = ("the of and to in that it was for on are as with his they at be this have from or had by word but what some we can out "
          "other were all there when up use your how said an each she which do their time if will way about many then them would "
          "like so these her long make thing see him two has look more day could go come did number sound no most people my over "
@@ -104,8 +105,8 @@ class Hand:
     """bench/hand: the bare engine, in a process that keeps its model."""
 
     def __init__(self, args, model, level, ends):
-        self.process = subprocess.Popen([os.path.join(BIN, "bench", "hand"), model, level, str(args.threads), *map(str, ends)],
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [os.path.join(BIN, "bench", "hand"), model, level, str(args.threads), str(CPUMASKS[args.cpu]), *map(str, ends)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def seconds(self, prompts, tokens):
         self.process.stdin.write("\t".join([str(tokens), *prompts]) + "\n")
@@ -139,7 +140,7 @@ def precis(args, model, level):
         env["XDG_RUNTIME_DIR"] = folder
         port = free_port()
         command = [args.precis, "serve", model, "-p", str(port), "-q", "-t", str(args.threads), "--keys", keys,
-                   "--memory-source", memory]
+                   "--memory-source", memory, "--cpumask", str(CPUMASKS[args.cpu])]
         with Server("precis", command, port, KEYS["modest"], env) as server:
             server.wait("/health")
             server.wait("/v1/completions", {"prompt": "Hello", "max_tokens": 1})  # loads it

@@ -120,9 +120,16 @@ static uint32_t window_start(uint32_t window, uint32_t pos) {
     return window && pos + 1 > window ? pos + 1 - window : 0;
 }
 
-/* One page: the queries that see some of its tokens are consecutive, since rows are. */
+/* Whether a page's tile needs no decoding for so many queries. */
+static bool taken_as_it_is(const pr_kernels *k, const pr_kv_shape *shape, uint32_t n_queries) {
+    if (shape->k_form != shape->v_form || shape->head_dim % 16 != 0) return false;
+    return shape->k_form == PR_KV_FORM_F32 || (shape->k_form == PR_KV_FORM_F16 && n_queries <= k->attend_f16_max);
+}
+
+/* The page at base; the one at next is read after it. The queries that see some of its tokens are consecutive, since rows
+ * are. */
 static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, uint32_t base,
-                        frame *f) {
+                        uint32_t next, frame *f) {
     uint32_t group = group_of(in->attr), dim = in->attr->head_dim, pos0 = s->run->pos + s->first;
     uint32_t from = UINT32_MAX, n = 0, hi_max = 0;
     for (uint32_t r = 0; r < s->n_rows; r++) {
@@ -138,10 +145,15 @@ static void attend_tile(const pr_exec *e, const pr__instr *in, const pr__qrows *
     }
     if (n == 0) return;
     const pr_kv_shape *shape = pr_kv_seq_shape(s->run->seq);
-    pr_kv_tile tile = pr_kv_tile_at(s->run->seq, base, in->attr->layer, kv_head);
-    e->k->kv_load_k[shape->k_form](tile.k, dim, hi_max, f->k);
-    e->k->kv_load_v[shape->v_form](tile.v, dim, hi_max, f->v);
-    e->k->attend(f->qs + from, f->states + from, f->lo, f->hi, n, dim, f->k, f->v);
+    pr_kv_tile page = pr_kv_tile_at(s->run->seq, base, in->attr->layer, kv_head);
+    pr_kv_tile soon = pr_kv_tile_at(s->run->seq, next, in->attr->layer, kv_head);
+    pr_attn_tile tile = {page.k, page.v, shape->k_form == PR_KV_FORM_F16, soon.k, soon.v};
+    if (!taken_as_it_is(e->k, shape, n)) {
+        e->k->kv_load_k[shape->k_form](page.k, dim, hi_max, f->k);
+        e->k->kv_load_v[shape->v_form](page.v, dim, hi_max, f->v);
+        tile = (pr_attn_tile){.k = f->k, .v = f->v};
+    }
+    e->k->attend(f->qs + from, f->states + from, f->lo, f->hi, n, dim, &tile);
 }
 
 /* All pages of one span of the context that any of the rows sees, into f->states. */
@@ -153,7 +165,10 @@ static void attend_span(const pr_exec *e, const pr__instr *in, const pr__qrows *
     if (start > from) from = start - start % PR_KV_TOKENS;
     if (to > last + 1) to = last + 1;
     start_states(in->attr, f->states, f->acc, s->n_rows * group_of(in->attr));
-    for (uint32_t base = from; base < to; base += PR_KV_TOKENS) attend_tile(e, in, s, kv_head, base, f);
+    for (uint32_t base = from, next; base < to; base = next) {
+        next = base + PR_KV_TOKENS;
+        attend_tile(e, in, s, kv_head, base, next <= last ? next : base, f);
+    }
 }
 
 static void store_results(const pr_exec *e, const pr__instr *in, const pr__qrows *s, uint32_t kv_head, frame *f) {

@@ -121,6 +121,17 @@ typedef struct pr_attn_state {
     float *acc; /* [head_dim rounded up to 16], 64-byte aligned */
 } pr_attn_state;
 
+/*
+ * The tile: keys [head_dim][32], values [32][head_dim rounded up to 16]; f16 or float, both of one kind. Only slots that
+ * some query sees are used. A page's F16 and F32 parts are such tiles where head_dim is a multiple of 16; of others
+ * kv_load makes one, which pays for F16 too where many queries share it.
+ */
+typedef struct pr_attn_tile {
+    const void *k, *v;
+    bool f16;
+    const void *soon_k, *soon_v; /* of f16, what is worth asking memory for: the tile after it; NULL: nothing is */
+} pr_attn_tile;
+
 typedef struct pr_kernels {
     const char *name; /* "scalar", "avx2", "avx512" */
 
@@ -158,9 +169,11 @@ typedef struct pr_kernels {
     /* By pr_kv_form. */
     pr_kv_store_fn *kv_store_k[PR_KV_FORM_COUNT], *kv_store_v[PR_KV_FORM_COUNT];
     pr_kv_load_fn *kv_load_k[PR_KV_FORM_COUNT], *kv_load_v[PR_KV_FORM_COUNT];
-    /* The update above for n_q queries, q[i] being [head_dim], all against one decoded tile; each has its own lo[i] < hi[i]. */
+    /* The update above for n_q queries, q[i] being [head_dim], all against one tile; each has its own lo[i] < hi[i]. */
     void (*attend)(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                   uint32_t head_dim, const float *k, const float *v);
+                   uint32_t head_dim, const pr_attn_tile *tile);
+    /* How many queries may share a tile of f16 before it is faster to make floats of it first. */
+    uint32_t attend_f16_max;
 } pr_kernels;
 
 /* The best table whose ISA is in both mask (0: anything) and this CPU. Immutable, static. */

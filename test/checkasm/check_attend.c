@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "checkasm.h"
+#include "tensor/dtype.h"
 
 enum { ROUNDS = 150, QUERIES_MAX = 13 };
 
@@ -40,6 +41,46 @@ static uint32_t make_ranges(queries *s, int how) {
     return most;
 }
 
+static void update(const pr_kernels *k, const queries *s, pr_attn_state *states, const pr_attn_tile *tile) {
+    k->attend(s->q, states, s->lo, s->hi, s->n, s->dim, tile);
+}
+
+static void compare_states(const queries *s, const char *what, int round) {
+    size_t padded = (s->dim + 15) / 16 * 16;
+    for (uint32_t i = 0; i < s->n; i++) {
+        const pr_attn_state *want = &s->want[i], *got = &s->got[i];
+        check_floats(&want->m, &got->m, 1, "%s: m of query %u of %u, dim %u, round %d", what, i, s->n, s->dim, round);
+        check_floats(&want->l, &got->l, 1, "%s: l of query %u of %u, dim %u, round %d", what, i, s->n, s->dim, round);
+        check_floats(want->acc, got->acc, padded, "%s: acc of query %u of %u, dim %u, lo %u, hi %u, round %d", what, i,
+                     s->n, s->dim, s->lo[i], s->hi[i], round);
+    }
+}
+
+/* A page's halves as they are, against the same decoded by the reference. Slots that nobody sees hold anything. */
+static void check_f16(const pr_kernels *ref, const pr_kernels *k, int round) {
+    queries s = {.n = 1 + random_below(QUERIES_MAX), .dim = 16 * (1 + random_below(9))};
+    make_states(&s);
+    for (int tile = 0; tile < 3; tile++) {
+        uint32_t n = make_ranges(&s, (round + tile) % 4);
+        size_t n_keys = (size_t)s.dim * PR_KV_TOKENS, n_values = (size_t)n * s.dim;
+        uint16_t *keys = guard_alloc(n_keys * sizeof *keys), *values = guard_alloc(n_values * sizeof *values);
+        float *k32 = guard_alloc(n_keys * sizeof *k32), *v32 = guard_alloc(n_values * sizeof *v32);
+        float_kind kind = round % 7 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN;
+        random_floats(k32, n_keys, kind);
+        random_floats(v32, n_values, kind);
+        for (size_t i = 0; i < n_keys; i++) {
+            keys[i] = i % PR_KV_TOKENS < n ? pr_f32_to_f16(k32[i]) : (uint16_t)random_below(65536);
+        }
+        for (size_t i = 0; i < n_values; i++) values[i] = pr_f32_to_f16(v32[i]);
+        ref->kv_load_k[PR_KV_FORM_F16](keys, s.dim, n, k32);
+        ref->kv_load_v[PR_KV_FORM_F16](values, s.dim, n, v32);
+        update(ref, &s, s.want, &(pr_attn_tile){.k = k32, .v = v32});
+        update(k, &s, s.got, &(pr_attn_tile){.k = keys, .v = values, .f16 = true});
+        compare_states(&s, "f16", round);
+    }
+    guard_free_all();
+}
+
 static void check_round(const pr_kernels *ref, const pr_kernels *k, int round) {
     queries s = {.n = 1 + random_below(QUERIES_MAX), .dim = round % 2 ? 64 : 1 + random_below(140)};
     size_t padded = (s.dim + 15) / 16 * 16;
@@ -51,14 +92,9 @@ static void check_round(const pr_kernels *ref, const pr_kernels *k, int round) {
         random_floats(keys, (size_t)s.dim * PR_KV_TOKENS,
                       round % 7 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
         random_floats(values, n * padded, round % 11 == 0 ? (float_kind)random_below(FLOAT_KINDS) : FLOATS_PLAIN);
-        ref->attend(s.q, s.want, s.lo, s.hi, s.n, s.dim, keys, values);
-        k->attend(s.q, s.got, s.lo, s.hi, s.n, s.dim, keys, values);
-        for (uint32_t i = 0; i < s.n; i++) {
-            check_floats(&s.want[i].m, &s.got[i].m, 1, "m of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
-            check_floats(&s.want[i].l, &s.got[i].l, 1, "l of query %u of %u, dim %u, round %d", i, s.n, s.dim, round);
-            check_floats(s.want[i].acc, s.got[i].acc, padded, "acc of query %u of %u, dim %u, lo %u, hi %u, round %d",
-                         i, s.n, s.dim, s.lo[i], s.hi[i], round);
-        }
+        update(ref, &s, s.want, &(pr_attn_tile){.k = keys, .v = values});
+        update(k, &s, s.got, &(pr_attn_tile){.k = keys, .v = values});
+        compare_states(&s, "floats", round);
     }
     guard_free_all();
 }
@@ -67,7 +103,9 @@ void check_attend(const pr_kernels *ref, const pr_kernels *k) {
     check_begin("attend", k);
     for (int round = 0; round < ROUNDS; round++) {
         check_round(ref, k, round);
+        check_f16(ref, k, round);
     }
+    check_f16(ref, ref, 0);
     check_end();
 }
 
@@ -91,9 +129,13 @@ static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
         b->s.got[i].l = 0;
     }
     for (uint32_t i = 0; i < b->n_tiles / part; i++) {
+        if (b->form == PR_KV_FORM_F16 && b->s.n <= k->attend_f16_max) {
+            update(k, &b->s, b->s.got, &(pr_attn_tile){.k = b->keys + i * bytes, .v = b->values + i * bytes, .f16 = true});
+            continue;
+        }
         k->kv_load_k[b->form](b->keys + i * bytes, DIM, PR_KV_TOKENS, b->k);
         k->kv_load_v[b->form](b->values + i * bytes, DIM, PR_KV_TOKENS, b->v);
-        k->attend(b->s.q, b->s.got, b->s.lo, b->s.hi, b->s.n, DIM, b->k, b->v);
+        update(k, &b->s, b->s.got, &(pr_attn_tile){.k = b->k, .v = b->v});
     }
 }
 
@@ -128,9 +170,9 @@ static void bench_one(pr_kv_form form, const char *form_name, uint32_t n_tokens,
 
 void bench_attend(void) {
     static const char *const names[] = {"f16", "q8", "q4"};
-    static const uint32_t counts[] = {1, 3, 4, 8, 64}, tokens[] = {2048, 4096, TILES_MAX * PR_KV_TOKENS};
+    static const uint32_t counts[] = {1, 3, 4, 6, 8, 64}, tokens[] = {2048, 4096, TILES_MAX * PR_KV_TOKENS};
     for (int form = 0; form < 3; form++) {
-        for (int c = 0; c < 5; c++) bench_one((pr_kv_form)form, names[form], 2048, counts[c]);
+        for (int c = 0; c < 6; c++) bench_one((pr_kv_form)form, names[form], 2048, counts[c]);
         for (int t = 1; t < 3; t++) bench_one((pr_kv_form)form, names[form], tokens[t], 3);
     }
 }

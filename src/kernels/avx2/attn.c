@@ -1,5 +1,5 @@
 /*
- * Streaming attention, AVX2: one decoded tile into the states of many queries.
+ * Streaming attention, AVX2: one tile into the states of many queries.
  *
  * Up to 3 queries go together, so that twelve chains hide the latency of the
  * fma and each number of K and V is loaded once for all of them. Scores: four
@@ -21,9 +21,15 @@ typedef struct group {
     float c[QUERIES];               /* exp(m - m') */
     float *acc[QUERIES];
     uint32_t lo[QUERIES], hi[QUERIES];
-    const float *v;
+    const void *v;
+    const uint8_t *soon_k, *soon_v;
     size_t v_dim;
 } group;
+
+/* 8 numbers of a tile. */
+PR_INLINE __m256 numbers(const void *p, size_t at, bool f16) {
+    return f16 ? load_f16((const uint16_t *)p + at) : _mm256_loadu_ps((const float *)p + at);
+}
 
 /* From scores to p, and the state's m and l. */
 PR_INLINE void settle(group *g, int i, pr_attn_state *state, const __m256 s[4]) {
@@ -46,7 +52,7 @@ PR_INLINE void settle(group *g, int i, pr_attn_state *state, const __m256 s[4]) 
     state->m = m;
 }
 
-PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states,
+PR_INLINE void scores(int n_q, bool f16, const float *const *q, uint32_t head_dim, const void *k, pr_attn_state *states,
                       group *g) {
     __m256 s[QUERIES][4];
     for (int i = 0; i < n_q; i++) {
@@ -54,13 +60,14 @@ PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const f
             s[i][n] = _mm256_setzero_ps();
         }
     }
-    for (size_t d = 0; d < head_dim; d++, k += PR_KV_TOKENS) {
+    for (size_t d = 0; d < head_dim; d++) {
+        if (f16) prefetch(g->soon_k + d * sizeof(uint16_t[PR_KV_TOKENS]), sizeof(uint16_t[PR_KV_TOKENS]));
         __m256 x[QUERIES];
         for (int i = 0; i < n_q; i++) {
             x[i] = _mm256_broadcast_ss(q[i] + d);
         }
         for (int n = 0; n < 4; n++) {
-            __m256 keys = _mm256_loadu_ps(k + 8 * n);
+            __m256 keys = numbers(k, d * PR_KV_TOKENS + 8 * (size_t)n, f16);
             for (int i = 0; i < n_q; i++) {
                 s[i][n] = _mm256_fmadd_ps(x[i], keys, s[i][n]);
             }
@@ -72,7 +79,7 @@ PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const f
 }
 
 /* Tokens j0 .. j1 into 8 * n_v dimensions from dim of queries first .. first + n_q. */
-PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t dim, uint32_t j0, uint32_t j1) {
+PR_INLINE void values_dims(int n_q, int n_v, bool f16, const group *g, int first, size_t dim, uint32_t j0, uint32_t j1) {
     __m256 acc[QUERIES][4];
     for (int i = 0; i < n_q; i++) {
         __m256 c = _mm256_set1_ps(g->c[first + i]);
@@ -80,14 +87,14 @@ PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t d
             acc[i][n] = _mm256_mul_ps(_mm256_load_ps(g->acc[first + i] + dim + 8 * n), c);
         }
     }
-    const float *v = g->v + j0 * g->v_dim + dim;
-    for (uint32_t j = j0; j < j1; j++, v += g->v_dim) {
+    for (size_t j = j0; j < j1; j++) {
+        if (f16) prefetch(g->soon_v + (j * g->v_dim + dim) * sizeof(uint16_t), 8 * (size_t)n_v * sizeof(uint16_t));
         __m256 p[QUERIES];
         for (int i = 0; i < n_q; i++) {
             p[i] = _mm256_broadcast_ss(g->p[first + i] + j);
         }
         for (int n = 0; n < n_v; n++) {
-            __m256 x = _mm256_loadu_ps(v + 8 * n);
+            __m256 x = numbers(g->v, j * g->v_dim + dim + 8 * (size_t)n, f16);
             for (int i = 0; i < n_q; i++) {
                 acc[i][n] = _mm256_fmadd_ps(p[i], x, acc[i][n]);
             }
@@ -101,20 +108,20 @@ PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t d
 }
 
 /* The accumulators are scaled by c on the way, which becomes 1: the next part of the same tile must not do it again. */
-PR_INLINE void values_part(int n_q, group *g, int first, uint32_t j0, uint32_t j1) {
+PR_INLINE void values_part(int n_q, bool f16, group *g, int first, uint32_t j0, uint32_t j1) {
     size_t dim = 0;
     for (; dim + 32 <= g->v_dim; dim += 32) {
-        values_dims(n_q, 4, g, first, dim, j0, j1);
+        values_dims(n_q, 4, f16, g, first, dim, j0, j1);
     }
     if (dim < g->v_dim) {
-        values_dims(n_q, 2, g, first, dim, j0, j1);
+        values_dims(n_q, 2, f16, g, first, dim, j0, j1);
     }
     for (int i = 0; i < n_q; i++) {
         g->c[first + i] = 1.0f;
     }
 }
 
-PR_INLINE void values(int n_q, group *g) {
+PR_INLINE void values(int n_q, bool f16, group *g) {
     uint32_t lo = g->lo[0], hi = g->hi[0]; /* what all of them see */
     for (int i = 1; i < n_q; i++) {
         lo = g->lo[i] > lo ? g->lo[i] : lo;
@@ -122,45 +129,53 @@ PR_INLINE void values(int n_q, group *g) {
     }
     if (lo >= hi) {
         for (int i = 0; i < n_q; i++) {
-            values_part(1, g, i, g->lo[i], g->hi[i]);
+            values_part(1, f16, g, i, g->lo[i], g->hi[i]);
         }
         return;
     }
     for (int i = 0; i < n_q; i++) {
         if (g->lo[i] < lo) {
-            values_part(1, g, i, g->lo[i], lo);
+            values_part(1, f16, g, i, g->lo[i], lo);
         }
     }
-    values_part(n_q, g, 0, lo, hi);
+    values_part(n_q, f16, g, 0, lo, hi);
     for (int i = 0; i < n_q; i++) {
         if (g->hi[i] > hi) {
-            values_part(1, g, i, hi, g->hi[i]);
+            values_part(1, f16, g, i, hi, g->hi[i]);
         }
     }
 }
 
 PR_INLINE void attend_group(int n_q, const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                            uint32_t head_dim, const float *k, const float *v) {
+                            uint32_t head_dim, const pr_attn_tile *tile, bool f16) {
     group g;
-    g.v = v;
+    g.v = tile->v;
+    g.soon_k = tile->soon_k ? tile->soon_k : tile->k;
+    g.soon_v = tile->soon_v ? tile->soon_v : tile->v;
     g.v_dim = (head_dim + 15) / 16 * 16;
     for (int i = 0; i < n_q; i++) {
         g.acc[i] = states[i].acc;
         g.lo[i] = lo[i];
         g.hi[i] = hi[i];
     }
-    scores(n_q, q, head_dim, k, states, &g);
-    values(n_q, &g);
+    scores(n_q, f16, q, head_dim, tile->k, states, &g);
+    values(n_q, f16, &g);
+}
+
+PR_INLINE void attend_all(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
+                          uint32_t n_q, uint32_t head_dim, const pr_attn_tile *tile, bool f16) {
+    uint32_t i = 0;
+    for (; i + 3 <= n_q; i += 3) {
+        attend_group(3, q + i, states + i, lo + i, hi + i, head_dim, tile, f16);
+    }
+    switch (n_q - i) {
+    case 1: attend_group(1, q + i, states + i, lo + i, hi + i, head_dim, tile, f16); break;
+    case 2: attend_group(2, q + i, states + i, lo + i, hi + i, head_dim, tile, f16); break;
+    }
 }
 
 void pr__avx2_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                     uint32_t head_dim, const float *k, const float *v) {
-    uint32_t i = 0;
-    for (; i + 3 <= n_q; i += 3) {
-        attend_group(3, q + i, states + i, lo + i, hi + i, head_dim, k, v);
-    }
-    switch (n_q - i) {
-    case 1: attend_group(1, q + i, states + i, lo + i, hi + i, head_dim, k, v); break;
-    case 2: attend_group(2, q + i, states + i, lo + i, hi + i, head_dim, k, v); break;
-    }
+                     uint32_t head_dim, const pr_attn_tile *tile) {
+    if (tile->f16) attend_all(q, states, lo, hi, n_q, head_dim, tile, true);
+    else attend_all(q, states, lo, hi, n_q, head_dim, tile, false);
 }

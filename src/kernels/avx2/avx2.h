@@ -29,6 +29,6 @@ pr_kv_store_fn pr__avx2_kv_store_v_f16, pr__avx2_kv_store_v_q8, pr__avx2_kv_stor
 pr_kv_load_fn pr__avx2_kv_load_k_f16, pr__avx2_kv_load_k_q8, pr__avx2_kv_load_k_q4;
 pr_kv_load_fn pr__avx2_kv_load_v_f16, pr__avx2_kv_load_v_q8, pr__avx2_kv_load_v_q4;
 void pr__avx2_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                     uint32_t head_dim, const float *k, const float *v);
+                     uint32_t head_dim, const pr_attn_tile *tile);
 
 #endif

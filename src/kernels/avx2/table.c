@@ -44,4 +44,5 @@ const pr_kernels pr__kernels_avx2 = {
                   [PR_KV_FORM_Q4] = pr__avx2_kv_load_v_q4,
                   [PR_KV_FORM_F32] = pr__scalar_kv_load_v_f32},
     .attend = pr__avx2_attend,
+    .attend_f16_max = 8,
 };

@@ -1,7 +1,7 @@
 /*
- * Streaming attention, AVX-512: one decoded tile into the states of many
- * queries. As in AVX2, with two registers for the 32 tokens of a query's
- * scores, four for 64 dimensions of its sum, and up to 6 queries together.
+ * Streaming attention, AVX-512: one tile into the states of many queries. As
+ * in AVX2, with two registers for the 32 tokens of a query's scores, four for
+ * 64 dimensions of its sum, and up to 6 queries together.
  */
 #include <math.h>
 
@@ -16,9 +16,15 @@ typedef struct group {
     float c[QUERIES];               /* exp(m - m') */
     float *acc[QUERIES];
     uint32_t lo[QUERIES], hi[QUERIES];
-    const float *v;
+    const void *v;
+    const uint8_t *soon_k, *soon_v;
     size_t v_dim;
 } group;
+
+/* 16 numbers of a tile. */
+PR_INLINE __m512 numbers(const void *p, size_t at, bool f16) {
+    return f16 ? load_f16((const uint16_t *)p + at) : _mm512_loadu_ps((const float *)p + at);
+}
 
 /* From scores to p, and the state's m and l. */
 PR_INLINE void settle(group *g, int i, pr_attn_state *state, __m512 s0, __m512 s1) {
@@ -38,14 +44,15 @@ PR_INLINE void settle(group *g, int i, pr_attn_state *state, __m512 s0, __m512 s
     state->m = m;
 }
 
-PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const float *k, pr_attn_state *states,
+PR_INLINE void scores(int n_q, bool f16, const float *const *q, uint32_t head_dim, const void *k, pr_attn_state *states,
                       group *g) {
     __m512 s[QUERIES][2];
     for (int i = 0; i < n_q; i++) {
         s[i][0] = s[i][1] = _mm512_setzero_ps();
     }
-    for (size_t d = 0; d < head_dim; d++, k += PR_KV_TOKENS) {
-        __m512 k0 = _mm512_loadu_ps(k), k1 = _mm512_loadu_ps(k + 16);
+    for (size_t d = 0; d < head_dim; d++) {
+        if (f16) prefetch(g->soon_k + d * sizeof(uint16_t[PR_KV_TOKENS]), sizeof(uint16_t[PR_KV_TOKENS]));
+        __m512 k0 = numbers(k, d * PR_KV_TOKENS, f16), k1 = numbers(k, d * PR_KV_TOKENS + 16, f16);
         for (int i = 0; i < n_q; i++) {
             __m512 x = _mm512_set1_ps(q[i][d]);
             s[i][0] = _mm512_fmadd_ps(x, k0, s[i][0]);
@@ -58,7 +65,7 @@ PR_INLINE void scores(int n_q, const float *const *q, uint32_t head_dim, const f
 }
 
 /* Tokens j0 .. j1 into 16 * n_v dimensions from dim of queries first .. first + n_q. */
-PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t dim, uint32_t j0, uint32_t j1) {
+PR_INLINE void values_dims(int n_q, int n_v, bool f16, const group *g, int first, size_t dim, uint32_t j0, uint32_t j1) {
     __m512 acc[QUERIES][4];
     for (int i = 0; i < n_q; i++) {
         __m512 c = _mm512_set1_ps(g->c[first + i]);
@@ -66,11 +73,11 @@ PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t d
             acc[i][n] = _mm512_mul_ps(_mm512_load_ps(g->acc[first + i] + dim + 16 * n), c);
         }
     }
-    const float *v = g->v + j0 * g->v_dim + dim;
-    for (uint32_t j = j0; j < j1; j++, v += g->v_dim) {
+    for (size_t j = j0; j < j1; j++) {
+        if (f16) prefetch(g->soon_v + (j * g->v_dim + dim) * sizeof(uint16_t), 16 * (size_t)n_v * sizeof(uint16_t));
         __m512 row[4];
         for (int n = 0; n < n_v; n++) {
-            row[n] = _mm512_loadu_ps(v + 16 * n);
+            row[n] = numbers(g->v, j * g->v_dim + dim + 16 * (size_t)n, f16);
         }
         for (int i = 0; i < n_q; i++) {
             __m512 p = _mm512_set1_ps(g->p[first + i][j]);
@@ -87,20 +94,20 @@ PR_INLINE void values_dims(int n_q, int n_v, const group *g, int first, size_t d
 }
 
 /* The accumulators are scaled by c on the way, which becomes 1: the next part of the same tile must not do it again. */
-PR_INLINE void values_part(int n_q, group *g, int first, uint32_t j0, uint32_t j1) {
+PR_INLINE void values_part(int n_q, bool f16, group *g, int first, uint32_t j0, uint32_t j1) {
     size_t dim = 0;
     for (; dim + 64 <= g->v_dim; dim += 64) {
-        values_dims(n_q, 4, g, first, dim, j0, j1);
+        values_dims(n_q, 4, f16, g, first, dim, j0, j1);
     }
     for (; dim < g->v_dim; dim += 16) {
-        values_dims(n_q, 1, g, first, dim, j0, j1);
+        values_dims(n_q, 1, f16, g, first, dim, j0, j1);
     }
     for (int i = 0; i < n_q; i++) {
         g->c[first + i] = 1.0f;
     }
 }
 
-PR_INLINE void values(int n_q, group *g) {
+PR_INLINE void values(int n_q, bool f16, group *g) {
     uint32_t lo = g->lo[0], hi = g->hi[0]; /* what all of them see */
     for (int i = 1; i < n_q; i++) {
         lo = g->lo[i] > lo ? g->lo[i] : lo;
@@ -108,48 +115,50 @@ PR_INLINE void values(int n_q, group *g) {
     }
     if (lo >= hi) {
         for (int i = 0; i < n_q; i++) {
-            values_part(1, g, i, g->lo[i], g->hi[i]);
+            values_part(1, f16, g, i, g->lo[i], g->hi[i]);
         }
         return;
     }
     for (int i = 0; i < n_q; i++) {
         if (g->lo[i] < lo) {
-            values_part(1, g, i, g->lo[i], lo);
+            values_part(1, f16, g, i, g->lo[i], lo);
         }
     }
-    values_part(n_q, g, 0, lo, hi);
+    values_part(n_q, f16, g, 0, lo, hi);
     for (int i = 0; i < n_q; i++) {
         if (g->hi[i] > hi) {
-            values_part(1, g, i, hi, g->hi[i]);
+            values_part(1, f16, g, i, hi, g->hi[i]);
         }
     }
 }
 
 PR_INLINE void attend_group(int n_q, const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
-                            uint32_t head_dim, const float *k, const float *v) {
+                            uint32_t head_dim, const pr_attn_tile *tile, bool f16) {
     group g;
-    g.v = v;
+    g.v = tile->v;
+    g.soon_k = tile->soon_k ? tile->soon_k : tile->k;
+    g.soon_v = tile->soon_v ? tile->soon_v : tile->v;
     g.v_dim = (head_dim + 15) / 16 * 16;
     for (int i = 0; i < n_q; i++) {
         g.acc[i] = states[i].acc;
         g.lo[i] = lo[i];
         g.hi[i] = hi[i];
     }
-    scores(n_q, q, head_dim, k, states, &g);
-    values(n_q, &g);
+    scores(n_q, f16, q, head_dim, tile->k, states, &g);
+    values(n_q, f16, &g);
 }
 
-void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                       uint32_t head_dim, const float *k, const float *v) {
+PR_INLINE void attend_all(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi,
+                          uint32_t n_q, uint32_t head_dim, const pr_attn_tile *tile, bool f16) {
     while (n_q > 0) { /* 8 queries as 4 + 4, not 6 + 2 */
         uint32_t groups = (n_q + QUERIES - 1) / QUERIES, n = (n_q + groups - 1) / groups;
         switch (n) {
-        case 1: attend_group(1, q, states, lo, hi, head_dim, k, v); break;
-        case 2: attend_group(2, q, states, lo, hi, head_dim, k, v); break;
-        case 3: attend_group(3, q, states, lo, hi, head_dim, k, v); break;
-        case 4: attend_group(4, q, states, lo, hi, head_dim, k, v); break;
-        case 5: attend_group(5, q, states, lo, hi, head_dim, k, v); break;
-        case 6: attend_group(6, q, states, lo, hi, head_dim, k, v); break;
+        case 1: attend_group(1, q, states, lo, hi, head_dim, tile, f16); break;
+        case 2: attend_group(2, q, states, lo, hi, head_dim, tile, f16); break;
+        case 3: attend_group(3, q, states, lo, hi, head_dim, tile, f16); break;
+        case 4: attend_group(4, q, states, lo, hi, head_dim, tile, f16); break;
+        case 5: attend_group(5, q, states, lo, hi, head_dim, tile, f16); break;
+        case 6: attend_group(6, q, states, lo, hi, head_dim, tile, f16); break;
         }
         q += n;
         states += n;
@@ -157,4 +166,10 @@ void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8
         hi += n;
         n_q -= n;
     }
+}
+
+void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
+                       uint32_t head_dim, const pr_attn_tile *tile) {
+    if (tile->f16) attend_all(q, states, lo, hi, n_q, head_dim, tile, true);
+    else attend_all(q, states, lo, hi, n_q, head_dim, tile, false);
 }

@@ -24,6 +24,6 @@ void pr__avx512_softmax(float *x, uint32_t n);
 pr_kv_load_fn pr__avx512_kv_load_k_f16, pr__avx512_kv_load_k_q8, pr__avx512_kv_load_k_q4;
 pr_kv_load_fn pr__avx512_kv_load_v_f16, pr__avx512_kv_load_v_q8, pr__avx512_kv_load_v_q4;
 void pr__avx512_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                       uint32_t head_dim, const float *k, const float *v);
+                       uint32_t head_dim, const pr_attn_tile *tile);
 
 #endif

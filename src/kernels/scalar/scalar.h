@@ -34,7 +34,7 @@ pr_kv_load_fn pr__scalar_kv_load_k_f16, pr__scalar_kv_load_k_q8, pr__scalar_kv_l
 pr_kv_load_fn pr__scalar_kv_load_v_f16, pr__scalar_kv_load_v_q8, pr__scalar_kv_load_v_q4, pr__scalar_kv_load_v_f32;
 
 void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
-                       uint32_t head_dim, const float *k, const float *v);
+                       uint32_t head_dim, const pr_attn_tile *tile);
 
 /* What quantizers make of x: NaN is 0, infinities are the largest number. */
 static inline float pr__mended(float x) {

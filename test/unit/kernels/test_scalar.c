@@ -255,7 +255,7 @@ static void check_attention(pr_kv_form k_form, pr_kv_form v_form, double toleran
             for (int j = hi; j < 32; j++) assert_true(tk[d * 32 + j] == 0.0f);
         for (int j = 0; j < hi; j++)
             for (int d = DIM; d < V_DIM; d++) assert_true(tv[j * V_DIM + d] == 0.0f);
-        k->attend(queries, &s, &lo, &hi, 1, DIM, tk, tv);
+        k->attend(queries, &s, &lo, &hi, 1, DIM, &(pr_attn_tile){.k = tk, .v = tv});
     }
     double sum = 0, want[DIM] = {0};
     for (uint32_t j = first; j < CONTEXT; j++) {
