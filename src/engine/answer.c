@@ -13,7 +13,7 @@ struct pr_answer {
     pr_session *session;
     const pr_generate_opts *opts;
     pr_generate_stats *stats;
-    pr_cand *cands; /* [n_vocab] */
+    pr_sample_scratch scratch;
     size_t n_vocab; /* output matrices are often padded beyond the vocabulary: those rows are no tokens */
     pr_stop *stop;
     pr_detok detok;
@@ -33,10 +33,12 @@ static pr_status answer_init(pr_answer *a, pr_err *err) {
     a->n_vocab = n < e->blue.desc.n_vocab ? n : e->blue.desc.n_vocab;
     pr_status st = pr_sample_check(&a->opts->sample, a->n_vocab, err);
     if (st) return st;
-    a->cands = pr_calloc(PR_TAG_SESSION, a->n_vocab, sizeof *a->cands);
+    a->scratch.cands = pr_calloc(PR_TAG_SESSION, a->n_vocab, sizeof *a->scratch.cands);
+    a->scratch.there = pr_calloc(PR_TAG_SESSION, pr_sample_words(a->n_vocab), sizeof *a->scratch.there);
     a->piece_cap = pr_vocab_piece_max(e->vocab) + 16;
     a->piece = pr_alloc(PR_TAG_SESSION, a->piece_cap);
-    if (!a->cands || !a->piece) return pr_fail_nomem(err, "sampling buffers", a->n_vocab * sizeof *a->cands);
+    if (!a->scratch.cands || !a->scratch.there || !a->piece)
+        return pr_fail_nomem(err, "sampling buffers", a->n_vocab * sizeof *a->scratch.cands);
     pr_detok_init(&a->detok, e->vocab, false, false);
     return pr_stop_open(a->opts->stop, a->opts->n_stop, &a->stop, err);
 }
@@ -58,7 +60,8 @@ pr_status pr_answer_open(pr_session *session, const pr_generate_opts *opts, pr_g
 
 void pr_answer_close(pr_answer *answer) {
     if (!answer) return;
-    pr_free(answer->cands);
+    pr_free(answer->scratch.cands);
+    pr_free(answer->scratch.there);
     pr_free(answer->piece);
     pr_stop_close(answer->stop);
     pr_free(answer);
@@ -97,8 +100,8 @@ pr_status pr_answer_sample(pr_answer *answer, size_t row, uint32_t n_history, ui
                            pr_err *err) {
     const pr_session *s = answer->session;
     const float *logits = pr_engine_logits(s->engine, row);
-    pr_status st = pr_sample(&answer->opts->sample, logits, answer->n_vocab, s->history, n_history, draw, answer->cands,
-                             token, err);
+    pr_status st = pr_sample(&answer->opts->sample, logits, answer->n_vocab, s->history, n_history, draw,
+                             &answer->scratch, token, err);
     if (!st && !isfinite(logits[*token]))
         st = pr_fail(err, PR_ERR_FORMAT, "the logits are not finite numbers: the model's weights are damaged");
     return st;

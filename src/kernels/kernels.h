@@ -31,14 +31,14 @@ uint32_t pr_cpu_detect(void);
 
 /*
  * An activation row quantized to 8 bits: blocks of 32 numbers.
- *   d = max|x| / 127, q = round to nearest even of x * (1/d), sum = sum of q, ds = d * (float)sum.
+ *   d = max|x| / 127, q = round to nearest even of x * (1/d), ds = d * (float)(sum of q).
  * A d below FLT_MIN (a block of zeros) makes d and all q 0. NaN counts as 0, infinities as +-FLT_MAX.
  */
 typedef struct pr_qblock {
     float d;
     float ds;
-    int32_t sum;
-    int32_t bias; /* -128 * sum: where an integer sum over q * (weight + 128) starts */
+    int32_t bias64; /* -64 * sum of q: where an integer sum over q * (weight + 64) starts */
+    int32_t bias;   /* -128 * sum of q: and over q * (weight + 128) */
     int8_t q[PR_BLOCK];
 } pr_qblock;
 _Static_assert(sizeof(pr_qblock) == 48, "pr_qblock is 48 bytes");

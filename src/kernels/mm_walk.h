@@ -24,6 +24,7 @@ typedef struct pr__mm_span {
     uint32_t n_units;
     size_t ahead; /* bytes from a weight to the one worth prefetching when it is used; 0 when it has been asked for */
     bool first;   /* sums begin at 0; else at what y holds */
+    const struct pr__plane_run *soon; /* of a panel of planes (planes_walk.h): the run to ask memory for; NULL: none */
 } pr__mm_span;
 
 typedef void pr__mm_span_fn(const pr__mm_span *span, uint32_t n_tiles, uint32_t n_tokens);

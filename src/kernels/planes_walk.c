@@ -106,10 +106,12 @@ static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_til
                         .y = s->y,
                         .y_stride = s->y_stride,
                         .n_units = plan->q8 ? s->n_blocks : s->n_blocks * PR_BLOCK,
-                        .first = s->first};
+                        .first = s->first,
+                        .soon = s->soon};
     for (uint32_t i = 0; i < spans; i++) { /* tokens shared out evenly, as in mm_walk.c */
         uint32_t n = n_tokens / spans + (i < n_tokens % spans ? 1 : 0);
         plan->span(&span, n_tiles, n);
+        span.soon = NULL;
         span.x += n * s->x_stride;
         span.y += n * s->y_stride;
     }

@@ -9,6 +9,8 @@
  * runs of blocks, sums wait in y between two runs (which changes no bit), and
  * the body gets the run after its own to ask memory for meanwhile: a level has
  * up to five streams, all short, and the hardware does not see them coming.
+ * With a panel either half of the work may ask; decoding alone is over soon
+ * and then waits for what it asked.
  */
 #ifndef PRECIS_KERNELS_PLANES_WALK_H
 #define PRECIS_KERNELS_PLANES_WALK_H

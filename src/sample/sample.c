@@ -7,7 +7,10 @@
  * than parallel arrays: after the first cut it holds fifty of them, and moving
  * one record is what the cuts do. Before that cut it is indexed by token id, and
  * so everything that touches single tokens (bias, penalties, bans) costs what
- * its own list is long, never the vocabulary.
+ * its own list is long, never the vocabulary. Nor is the vocabulary written out
+ * as records when top_k or the greedy choice drops nearly all of it: the list
+ * then holds only what some step touched, and the best of the rest are found in
+ * the logits themselves.
  *
  * Every sum is taken in list order in double, exp is our own (softexp.h), and
  * ties go to the lower id: the token is a function of the arguments, bit for
@@ -32,6 +35,15 @@ enum {
 
 static float nan_to_banned(float logit) { return isnan(logit) ? -INFINITY : logit; }
 
+/* Whether some x[i] > low. One comparison for all, so that the compiler takes several at a time. */
+static bool any_above(const float *x, size_t n, float low) {
+    int any = 0;
+    for (size_t i = 0; i < n; i++) {
+        any |= x[i] > low;
+    }
+    return any != 0;
+}
+
 /* ---- the list --------------------------------------------------------- */
 
 pr_cands pr_cands_fill(pr_cand *scratch, const float *logits, size_t n) {
@@ -42,10 +54,47 @@ pr_cands pr_cands_fill(pr_cand *scratch, const float *logits, size_t n) {
     return (pr_cands){.data = scratch, .n = n, .sorted = false};
 }
 
+pr_cands pr_cands_open(const pr_sample_scratch *scratch, const float *logits, size_t n) {
+    assert(n <= INT32_MAX);
+    return (pr_cands){.data = scratch->cands, .n = n, .logits = logits, .there = scratch->there};
+}
+
+static bool is_there(const pr_cands *c, size_t id) { return (c->there[id / 64] >> id % 64 & 1) != 0; }
+
+/* The candidate of id, written when it is not yet. */
+static pr_cand *fetch(const pr_cands *c, size_t id) {
+    if (!is_there(c, id)) {
+        c->data[id] = (pr_cand){.id = (int32_t)id, .logit = nan_to_banned(c->logits[id]), .p = 0};
+        c->there[id / 64] |= UINT64_C(1) << id % 64;
+    }
+    return &c->data[id];
+}
+
+/* From here on the list is what data holds. */
+static void close_list(pr_cands *c, size_t n) {
+    memset(c->there, 0, pr_sample_words(c->n) * sizeof *c->there);
+    c->logits = NULL;
+    c->there = NULL;
+    c->n = n;
+}
+
+static void write_out(pr_cands *c) {
+    if (c->logits == NULL) {
+        return;
+    }
+    for (size_t id = 0; id < c->n; id++) {
+        fetch(c, id);
+    }
+    close_list(c, c->n);
+}
+
 /* The candidate of a token: at its own index while the list is whole, else searched. NULL when it is not there. */
 static pr_cand *find(const pr_cands *c, int32_t id) {
     if (id < 0) {
         return NULL;
+    }
+    if (c->logits != NULL) {
+        return (size_t)id < c->n ? fetch(c, (size_t)id) : NULL;
     }
     if ((size_t)id < c->n && c->data[id].id == id) {
         return &c->data[id];
@@ -145,6 +194,7 @@ void pr_sample_no_repeat_ngram(pr_cands *c, const int32_t *history, size_t n_his
 
 void pr_sample_temperature(pr_cands *c, float temperature) {
     assert(temperature > 0 && temperature < INFINITY);
+    write_out(c);
     const pr_cand *top = best(c);
     if (top == NULL || top->logit == -INFINITY) {
         return;
@@ -157,10 +207,66 @@ void pr_sample_temperature(pr_cands *c, float temperature) {
     }
 }
 
+/* Those that are there to the front: as ids ascend, none is overwritten before it has moved. */
+static void gather(pr_cands *c) {
+    size_t n = 0;
+    for (size_t word = 0; word < pr_sample_words(c->n); word++) {
+        for (uint64_t bits = c->there[word]; bits != 0; bits &= bits - 1) {
+            c->data[n++] = c->data[64 * word + (size_t)__builtin_ctzll(bits)];
+        }
+    }
+}
+
+/* The k best of the ids that are not there into kept[room], room > k, of which some are no longer the best; how many.
+ * Whoever comes later must be better than the k-th so far, since a tie goes to the lower id. Bans never come. */
+static size_t best_of_rest(const pr_cands *c, size_t k, pr_cand *kept, size_t room) {
+    float low = -INFINITY;
+    size_t n = 0;
+    for (size_t block = 0; block < c->n; block += 64) {
+        size_t end = c->n - block < 64 ? c->n : block + 64;
+        if (!any_above(c->logits + block, end - block, low)) {
+            continue;
+        }
+        for (size_t id = block; id < end; id++) {
+            if (!(c->logits[id] > low) || is_there(c, id)) {
+                continue;
+            }
+            kept[n++] = (pr_cand){.id = (int32_t)id, .logit = c->logits[id], .p = 0};
+            if (n == room) {
+                pr__cands_order(kept, n, k);
+                n = k;
+                low = kept[k - 1].logit;
+            }
+        }
+    }
+    return n;
+}
+
+/* top_k of a list that is not written out, where there is room to do it. */
+static bool top_k_of_rest(pr_cands *c, size_t k) {
+    size_t touched = 0, room = 2 * k + 64;
+    for (size_t word = 0; word < pr_sample_words(c->n); word++) {
+        touched += (size_t)__builtin_popcountll(c->there[word]);
+    }
+    if (touched + room > c->n) {
+        return false;
+    }
+    gather(c);
+    size_t n = touched + best_of_rest(c, k, c->data + touched, room);
+    close_list(c, n < k ? n : k);
+    pr__cands_order(c->data, n, c->n);
+    c->sorted = true;
+    return true;
+}
+
 void pr_sample_top_k(pr_cands *c, uint32_t k) {
     if (k == 0 || k >= c->n) {
         return;
     }
+    if (c->logits != NULL && top_k_of_rest(c, k)) {
+        return;
+    }
+    write_out(c);
     if (!c->sorted) {
         pr__cands_order(c->data, c->n, k);
         c->sorted = true;
@@ -169,6 +275,7 @@ void pr_sample_top_k(pr_cands *c, uint32_t k) {
 }
 
 void pr_sample_softmax(pr_cands *c) {
+    write_out(c);
     const pr_cand *top = best(c);
     if (top == NULL) {
         return;
@@ -285,14 +392,20 @@ int32_t pr_sample_draw(const pr_cands *c, double u) {
     return id;
 }
 
-/* The branch is taken about ln(n) times: predicted, it costs less than a maximum that carries its index along. */
+/* A block is looked at closely about ln(n / 64) times. */
 int32_t pr_sample_greedy(const float *logits, size_t n) {
     float max = -INFINITY;
     size_t at = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (logits[i] > max) {
-            max = logits[i];
-            at = i;
+    for (size_t block = 0; block < n; block += 64) {
+        size_t end = n - block < 64 ? n : block + 64;
+        if (!any_above(logits + block, end - block, max)) {
+            continue;
+        }
+        for (size_t i = block; i < end; i++) {
+            if (logits[i] > max) {
+                max = logits[i];
+                at = i;
+            }
         }
     }
     return (int32_t)at;
@@ -364,11 +477,12 @@ static bool shapes(const pr_sample_params *s) {
            s->frequency_penalty != 0 || s->no_repeat_ngram != 0;
 }
 
-/* The steps up to the n-gram ban, this one with `ngram`. */
+/* The steps up to top_k, the n-gram ban with `ngram`; the greedy choice is a top_k of 1. */
 static pr_status shape(const pr_sample_params *s, const int32_t *history, size_t n_history, uint32_t ngram, pr_cands *c,
                        pr_err *err) {
     pr_status status = pr_sample_bias(c, s->bias, s->n_bias, err);
     if (status != PR_OK) {
+        close_list(c, 0);
         return status;
     }
     size_t window = s->repeat_last_n > 0 && s->repeat_last_n < n_history ? s->repeat_last_n : n_history;
@@ -377,11 +491,14 @@ static pr_status shape(const pr_sample_params *s, const int32_t *history, size_t
                             s->frequency_penalty);
     }
     pr_sample_no_repeat_ngram(c, history, n_history, ngram);
+    pr_sample_top_k(c, s->temperature == 0 ? 1 : s->top_k);
+    write_out(c);
     return PR_OK;
 }
 
 pr_status pr_sample(const pr_sample_params *params, const float *logits, size_t n_vocab, const int32_t *history,
-                    size_t n_history, uint64_t draw_index, pr_cand *scratch, int32_t *token, pr_err *err) {
+                    size_t n_history, uint64_t draw_index, const pr_sample_scratch *scratch, int32_t *token,
+                    pr_err *err) {
     pr_status status = pr_sample_check(params, n_vocab, err);
     if (status != PR_OK) {
         return status;
@@ -390,10 +507,10 @@ pr_status pr_sample(const pr_sample_params *params, const float *logits, size_t 
         *token = pr_sample_greedy(logits, n_vocab);
         return PR_OK;
     }
-    pr_cands c = pr_cands_fill(scratch, logits, n_vocab);
+    pr_cands c = pr_cands_open(scratch, logits, n_vocab);
     status = shape(params, history, n_history, params->no_repeat_ngram, &c, err);
     if (status == PR_OK && params->no_repeat_ngram > 0 && all_banned(&c)) {
-        c = pr_cands_fill(scratch, logits, n_vocab);
+        c = pr_cands_open(scratch, logits, n_vocab);
         status = shape(params, history, n_history, 0, &c, err);
     }
     if (status != PR_OK) {
@@ -404,10 +521,9 @@ pr_status pr_sample(const pr_sample_params *params, const float *logits, size_t 
         return PR_OK;
     }
     if (params->temperature == 0) {
-        *token = best(&c)->id;
+        *token = c.data[0].id;
         return PR_OK;
     }
-    pr_sample_top_k(&c, params->top_k);
     pr_sample_temperature(&c, params->temperature);
     pr_sample_softmax(&c);
     pr_sample_top_p(&c, params->top_p);

@@ -30,10 +30,25 @@ typedef struct pr_cands {
     pr_cand *data; /* [n], owned by the caller */
     size_t n;
     bool sorted; /* by logit, descending, ties by id ascending, as the logits stood when it was sorted */
+    /* Of a whole vocabulary not yet written out, else NULL: the logits as given [n], and a bit for each id whose
+     * candidate data[id] is. */
+    const float *logits;
+    uint64_t *there;
 } pr_cands;
 
 /* A list over scratch[n]: ids 0..n-1 in order, NaN logits as -INFINITY. */
 pr_cands pr_cands_fill(pr_cand *scratch, const float *logits, size_t n);
+
+/* What a chain works in, owned by the caller: cands [n_vocab], and there [pr_sample_words(n_vocab)], zero between calls. */
+typedef struct pr_sample_scratch {
+    pr_cand *cands;
+    uint64_t *there;
+} pr_sample_scratch;
+static inline size_t pr_sample_words(size_t n_vocab) { return (n_vocab + 63) / 64; }
+
+/* The same list, but candidates are written when a step asks for them: bias, penalties and bans ask for their own, top_k
+ * for the k best (those that are banned may be missing then), the others for all. logits must stay until then. */
+pr_cands pr_cands_open(const pr_sample_scratch *scratch, const float *logits, size_t n);
 
 /* Each step, in the order of the chain. history is [n_history] token ids, oldest first; ids that are not in the list
  * are passed over. On a list where data[i].id == i, as filled, bias and penalties cost O(their own length); on any
@@ -51,7 +66,8 @@ void pr_sample_no_repeat_ngram(pr_cands *c, const int32_t *history, size_t n_his
 /* logit = (logit - highest) / temperature: the shift changes no probability and cannot overflow upwards, however small
  * the temperature. Keeps the order of the list. */
 void pr_sample_temperature(pr_cands *c, float temperature); /* > 0, finite */
-/* The k best, sorted. A k of 0, or one that drops nothing, leaves the list as it is. O(n log k) at worst. */
+/* The k best, sorted. A k of 0, or one that drops nothing, leaves the list as it is. O(n log k) at worst; of a list not
+ * written out it reads the logits once and writes little more than it keeps. */
 void pr_sample_top_k(pr_cands *c, uint32_t k);
 void pr_sample_softmax(pr_cands *c); /* fills p, fixed summation order */
 /* The fewest best candidates whose p reach p in sum; 0 and 1 are off. Wants p from pr_sample_softmax() over this very
@@ -69,7 +85,7 @@ int32_t pr_sample_greedy(const float *logits, size_t n); /* highest, ties to the
  * the top 53 bits of output n, counting from 0, of splitmix64 (Steele et al. 2014) started at seed. */
 double pr_sample_uniform(uint64_t seed, uint64_t n);
 
-/* The whole chain. scratch is [n_vocab], owned by the caller, contents lost.
+/* The whole chain. The contents of scratch are lost.
  * draw_index is the number of tokens drawn before with this seed.
  *
  * Temperature 0 ends after the bans with the highest logit and draws nothing. top_k is taken before temperature, which
@@ -78,7 +94,8 @@ double pr_sample_uniform(uint64_t seed, uint64_t n);
  * When every candidate is banned, the n-gram ban is lifted; when they are banned without it too, the result is the
  * greedy choice of the logits as given (token 0 when those hold nothing above -INFINITY). */
 pr_status pr_sample(const pr_sample_params *params, const float *logits, size_t n_vocab, const int32_t *history,
-                    size_t n_history, uint64_t draw_index, pr_cand *scratch, int32_t *token, pr_err *err);
+                    size_t n_history, uint64_t draw_index, const pr_sample_scratch *scratch, int32_t *token,
+                    pr_err *err);
 
 /* PR_ERR_ARG naming the parameter that is out of range. */
 pr_status pr_sample_check(const pr_sample_params *params, size_t n_vocab, pr_err *err);

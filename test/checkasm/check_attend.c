@@ -130,7 +130,8 @@ static void run_attend(const pr_kernels *k, void *ctx, uint32_t part) {
     }
     for (uint32_t i = 0; i < b->n_tiles / part; i++) {
         if (b->form == PR_KV_FORM_F16 && b->s.n <= k->attend_f16_max) {
-            update(k, &b->s, b->s.got, &(pr_attn_tile){.k = b->keys + i * bytes, .v = b->values + i * bytes, .f16 = true});
+            update(k, &b->s, b->s.got,
+                   &(pr_attn_tile){.k = b->keys + i * bytes, .v = b->values + i * bytes, .f16 = true});
             continue;
         }
         k->kv_load_k[b->form](b->keys + i * bytes, DIM, PR_KV_TOKENS, b->k);

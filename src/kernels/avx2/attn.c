@@ -79,7 +79,8 @@ PR_INLINE void scores(int n_q, bool f16, const float *const *q, uint32_t head_di
 }
 
 /* Tokens j0 .. j1 into 8 * n_v dimensions from dim of queries first .. first + n_q. */
-PR_INLINE void values_dims(int n_q, int n_v, bool f16, const group *g, int first, size_t dim, uint32_t j0, uint32_t j1) {
+PR_INLINE void values_dims(int n_q, int n_v, bool f16, const group *g, int first, size_t dim, uint32_t j0,
+                           uint32_t j1) {
     __m256 acc[QUERIES][4];
     for (int i = 0; i < n_q; i++) {
         __m256 c = _mm256_set1_ps(g->c[first + i]);

@@ -5,7 +5,7 @@
  *   int2   c2 + 16 is 0..32, so four products of pairs sum up (32 * 127 * 2 * 4 = 32512) before one madd
  *   int4   c4 + 64 is 0..128, where one is the limit (128 * 127 * 2 = 32512)
  *   int8   has no room for that, so the sign moves over to the activation, as for pack Q8
- * What the additions add is taken out by starting from a part of x.bias, which is -128 * x.sum.
+ * What the additions add is taken out by starting from x.bias64, or a part of it.
  *
  * Eight rows at a time: the other eight are decoded when these are done, which
  * leaves registers for the sums of six tokens.
@@ -21,12 +21,13 @@ PR_INLINE const pr_qblock *block_of(const uint8_t *x, size_t x_stride, int t) {
 
 PR_INLINE int more_of(pr_plane level) { return level == PR_PLANE_P2 ? 16 : level == PR_PLANE_P4 ? 64 : 0; }
 
-/* Where the sum of a block begins: -more_of(level) * x.sum. */
+/* Where the sum of a block begins: -more_of(level) times the sum of its numbers. */
 PR_INLINE __m256i start_of(pr_plane level, const pr_qblock *x) {
     if (level == PR_PLANE_P8) {
         return _mm256_setzero_si256();
     }
-    return _mm256_srai_epi32(_mm256_set1_epi32(x->bias), level == PR_PLANE_P2 ? 3 : 1);
+    __m256i start = _mm256_set1_epi32(x->bias64);
+    return level == PR_PLANE_P2 ? _mm256_srai_epi32(start, 2) : start;
 }
 
 /* Add 16 columns of 8 rows times each token's numbers q[16] from column `column` of its block. */
@@ -124,7 +125,6 @@ static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_to
 PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(level, s->book, more_of(level));
     for (size_t b = 0; b < s->n_blocks; b++, panel += PANEL_BLOCK) {
-        plane_prefetch(level, &s->soon[i], b);
         for (size_t half = 0; half < 2; half++) {
             _mm256_store_ps((float *)(void *)(panel + 32 * half), plane_scales(&s->at[i], b, half));
             for (size_t g = 0; g < 2; g++) {
@@ -153,6 +153,7 @@ PR_INLINE void span_of(pr_plane level, int tokens, const pr__mm_span *s) {
     }
     const uint8_t *panel = s->w, *x = s->x;
     for (uint32_t b = 0; b < s->n_units; b++, panel += PANEL_BLOCK, x += sizeof(pr_qblock)) {
+        if (s->soon) plane_prefetch(level, s->soon, b);
         for (int half = 0; half < 2; half++) {
             __m256i isum[TOKENS];
             for (int t = 0; t < tokens; t++) {

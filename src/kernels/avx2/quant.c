@@ -40,7 +40,7 @@ static void quant_block(const float *x, pr_qblock *out) {
     bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)); /* packs works in halves */
     out->d = d;
     out->ds = d * (float)sum;
-    out->sum = sum;
+    out->bias64 = -64 * sum;
     out->bias = -128 * sum;
     _mm256_storeu_si256((__m256i *)(void *)out->q, bytes);
 }

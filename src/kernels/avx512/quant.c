@@ -30,7 +30,7 @@ static void quant_block(const float *x, pr_qblock *out) {
     int32_t sum = _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
     out->d = d;
     out->ds = d * (float)sum;
-    out->sum = sum;
+    out->bias64 = -64 * sum;
     out->bias = -128 * sum;
     _mm_storeu_si128((__m128i *)(void *)out->q, _mm512_cvtepi32_epi8(q0));
     _mm_storeu_si128((__m128i *)(void *)(out->q + 16), _mm512_cvtepi32_epi8(q1));

@@ -20,7 +20,7 @@ static void quant_block(const float *src, pr_qblock *out) {
     }
     out->d = d;
     out->ds = d * (float)sum;
-    out->sum = sum;
+    out->bias64 = -64 * sum;
     out->bias = -128 * sum;
 }
 

@@ -138,7 +138,7 @@ static void test_quant(void **state) {
             assert_near((double)x[32 * b + i], (double)q[b].d * q[b].q[i], (double)q[b].d * 0.5001);
             sum += q[b].q[i];
         }
-        assert_int_equal(q[b].sum, sum);
+        assert_int_equal(q[b].bias64, -64 * sum);
         assert_int_equal(q[b].bias, -128 * sum);
         assert_true(q[b].ds == q[b].d * (float)sum);
     }

@@ -90,6 +90,8 @@ static bool near(double a, double b, double tolerance) { return fabs(a - b) <= t
 static float logits[N_MAX];
 static int32_t history[H_MAX];
 static pr_cand list[N_MAX], other[N_MAX];
+static uint64_t there[(N_MAX + 63) / 64];
+static const pr_sample_scratch scratch = {list, there};
 
 /* ---- order and single tokens ------------------------------------------ */
 
@@ -322,6 +324,33 @@ static void top_k_equals_a_full_sort(void **state) {
     }
 }
 
+/* Bias, penalties, a ban and top_k on a list that is not written out, against the same on one that is. */
+static void an_open_list_gives_the_same(void **state) {
+    (void)state;
+    for (int trial = 0; trial < TRIALS; trial++) {
+        size_t n = 1 + rnd(trial % 4 == 0 ? 80 : N_MAX), n_history = rnd(H_MAX);
+        uint32_t k = rnd(trial % 3 == 0 ? (uint32_t)n + 2 : 60), ngram = rnd(3);
+        rnd_logits(logits, n, trial % 2 == 0);
+        for (uint32_t i = rnd(5); i > 0; i--) logits[rnd((uint32_t)n)] = i % 2 ? NAN : INFINITY;
+        rnd_history(history, n_history, (uint32_t)n);
+        pr_logit_bias bias[2] = {{(int32_t)rnd((uint32_t)n), rnd_float(-9, 9)}, {(int32_t)rnd((uint32_t)n), -INFINITY}};
+        pr_cands want = pr_cands_fill(other, logits, n), got = pr_cands_open(&scratch, logits, n);
+        for (int i = 0; i < 2; i++) {
+            pr_cands *c = i ? &got : &want;
+            assert_int_equal(pr_sample_bias(c, bias, 2, NULL), PR_OK);
+            pr_sample_penalties(c, history, n_history, 1.3f, 0.1f, 0.2f);
+            pr_sample_no_repeat_ngram(c, history, n_history, ngram);
+            pr_sample_top_k(c, k);
+            pr_sample_softmax(c);
+        }
+        assert_int_equal(want.sorted, got.sorted);
+        assert_true(got.n <= want.n);
+        assert_same(other, list, got.n);
+        for (size_t i = got.n; i < want.n; i++) assert_true(other[i].logit == -INFINITY && other[i].p == 0);
+        for (size_t i = 0; i < sizeof there / sizeof *there; i++) assert_true(there[i] == 0);
+    }
+}
+
 static void top_k_ends(void **state) {
     (void)state;
     const float in[5] = {1, 5, 5, 5, 2};
@@ -464,7 +493,7 @@ static void min_p_equals_naive(void **state) {
 static void draw_follows_the_masses(void **state) {
     (void)state;
     pr_cand in[] = {{7, 0, 0}, {3, 0, 0.125f}, {9, 0, 0}, {1, 0, 0.25f}, {4, 0, 0.125f}, {8, 0, 0}};
-    pr_cands c = {in, 6, false}; /* sums to one half: u runs over that */
+    pr_cands c = {.data = in, .n = 6}; /* sums to one half: u runs over that */
     assert_int_equal(pr_sample_draw(&c, 0), 3);
     assert_int_equal(pr_sample_draw(&c, 0.2499), 3);
     assert_int_equal(pr_sample_draw(&c, 0.25), 1);
@@ -524,7 +553,7 @@ static void draws_have_the_distribution(void **state) {
         p[i] /= sum;
         wrong[i] = 0.95 * p[i] + 0.05 / N;
     }
-    pr_cands c = {in, N, false};
+    pr_cands c = {.data = in, .n = N};
     for (uint64_t i = 0; i < DRAWS; i++) {
         counts[pr_sample_draw(&c, pr_sample_uniform(2024, i))]++;
     }
@@ -540,7 +569,7 @@ static int32_t sample(const pr_sample_params *params, const float *in, size_t n,
                       uint64_t draw) {
     int32_t token = -1;
     pr_err err = {0};
-    assert_int_equal(pr_sample(params, in, n, seen, n_seen, draw, list, &token, &err), PR_OK);
+    assert_int_equal(pr_sample(params, in, n, seen, n_seen, draw, &scratch, &token, &err), PR_OK);
     assert_in_range(token, 0, n - 1);
     return token;
 }
@@ -757,7 +786,7 @@ static void refused(const pr_sample_params *s, const char *name) {
     const float in[4] = {1, 2, 3, 4};
     assert_int_equal(pr_sample_check(s, 4, &err), PR_ERR_ARG);
     assert_non_null(strstr(err.text, name));
-    assert_int_equal(pr_sample(s, in, 4, NULL, 0, 0, list, &token, NULL), PR_ERR_ARG);
+    assert_int_equal(pr_sample(s, in, 4, NULL, 0, 0, &scratch, &token, NULL), PR_ERR_ARG);
     assert_int_equal(token, -5);
 }
 
@@ -869,6 +898,7 @@ int main(void) {
         cmocka_unit_test(temperature_divides),
         cmocka_unit_test(temperature_survives_extremes),
         cmocka_unit_test(top_k_equals_a_full_sort),
+        cmocka_unit_test(an_open_list_gives_the_same),
         cmocka_unit_test(top_k_ends),
         cmocka_unit_test(softmax_equals_naive),
         cmocka_unit_test(softexp_is_exp),
