@@ -111,6 +111,7 @@ static pr_status open_registry(pr_api *api, const pr_api_opts *opts, pr_err *err
     const pr_settings *set = &api->settings;
     pr_registry_opts o = {
         .engine = {.n_threads = opts->n_threads,
+                   .cpumask = opts->cpumask,
                    .nice = 1,
                    .context_max = set->context_length,
                    .context_fit = true,

@@ -32,6 +32,7 @@ typedef struct pr_api_opts {
     pr_api_models models;
     const char *memory_source; /* a scripted use of memory (governor/monitor.h); NULL: measured */
     int n_threads;             /* 0: what is allowed */
+    uint32_t cpumask;          /* ISA bits allowed (kernels.h); 0: all */
     bool serial;               /* one request at a time */
     size_t weights_budget;     /* of an elastic model; 0: what there is */
     double total_seconds;      /* a request may take so long; 0: no limit */

@@ -13,7 +13,9 @@
  * One thing still stops everybody: a thread taken off its processor in the
  * middle of a chunk. Who waits for it longer than a short spin, and sees that its
  * CPU clock stands still, fetches it: moves it to the waiter's own processor and
- * sleeps. It finishes there what it holds, and goes home.
+ * sleeps. It finishes there what it holds, and goes home; or is sent home by the
+ * waiter, who has displaced it the moment that the wait is over, and would keep it
+ * from going for a whole time slice.
  *
  * Home is a thread's own share of the processors, apart from all the others'.
  * Without homes the system soon leaves two threads of the team on one processor
@@ -61,7 +63,7 @@ enum {
 enum { STAGE_WALKING, STAGE_CLAIMING, STAGE_DONE, STAGE_BITS = 2 };
 
 /* Whether a thread may be fetched: only from home. The caller is gone between runs. */
-enum { AT_HOME, BEING_FETCHED, AWAY, GONE };
+enum { AT_HOME, BEING_MOVED, AWAY, GONE };
 
 /* Wakes who waits. Who changes the state opens the gate afterwards; who waits looks at the state after having said
  * that it parks. All of it is sequentially consistent, so one of the two always sees the other. */
@@ -142,20 +144,36 @@ static void start_clock(worker *w) {
         atomic_store_explicit(&w->clock, (int)clock, memory_order_relaxed);
 }
 
-static void go_home(worker *self) {
+/* thread is w's own; w->thread is not known yet when it starts. */
+static void bind_home(worker *w, pthread_t thread) {
     int home;
-    atomic_store(&self->where, AT_HOME);
     do {
-        home = atomic_load(&self->home);
-        sched_setaffinity(0, sizeof(cpu_set_t), &self->team->homes[home]);
-    } while (atomic_load(&self->home) != home); /* exchanged meanwhile */
+        home = atomic_load(&w->home);
+        pthread_setaffinity_np(thread, sizeof(cpu_set_t), &w->team->homes[home]);
+    } while (atomic_load(&w->home) != home); /* exchanged meanwhile */
+}
+
+static void go_home(worker *self) {
+    atomic_store(&self->where, AT_HOME);
+    bind_home(self, pthread_self());
+}
+
+/* Whoever was fetched and has not gone home itself. */
+static void send_home(pr_team *team) {
+    for (int i = 0; i < team->size; i++) {
+        worker *w = &team->workers[i];
+        int away = AWAY;
+        if (!atomic_compare_exchange_strong(&w->where, &away, BEING_MOVED)) continue;
+        bind_home(w, w->thread);
+        atomic_store(&w->where, AT_HOME);
+    }
 }
 
 /* Move another thread to the processor this one runs on. */
 static void fetch(worker *other) {
     int at_home = AT_HOME;
     atomic_store(&other->team->crowded_until, pr_now_ns() + CROWDED_NS);
-    if (!atomic_compare_exchange_strong(&other->where, &at_home, BEING_FETCHED)) return;
+    if (!atomic_compare_exchange_strong(&other->where, &at_home, BEING_MOVED)) return;
     cpu_set_t here;
     CPU_ZERO(&here);
     CPU_SET((size_t)sched_getcpu(), &here);
@@ -163,11 +181,11 @@ static void fetch(worker *other) {
     atomic_store(&other->where, AWAY); /* only now: it must not go home before it has left */
 }
 
-/* A fetch that is under way has to be over before its effects are undone. Who was fetched often displaces the fetcher in
- * the middle of it: let that run. */
+/* A move that is under way has to be over before it is undone. Who was fetched often displaces the fetcher in the middle of
+ * it: let that run. */
 static int where_at_rest(worker *self) {
     int where;
-    while ((where = atomic_load(&self->where)) == BEING_FETCHED) sched_yield();
+    while ((where = atomic_load(&self->where)) == BEING_MOVED) sched_yield();
     return where;
 }
 
@@ -301,8 +319,10 @@ static void gate_wake(gate *g) {
 
 static uint64_t cpu_time_ns(const worker *other) { return (uint64_t)other->index; }
 static void start_clock(worker *w) { (void)w; }
+static void bind_home(worker *w, pthread_t thread) { (void)w, (void)thread; }
 static void go_home(worker *self) { (void)self; }
 static void fetch(worker *other) { (void)other; }
+static void send_home(pr_team *team) { (void)team; }
 static int where_at_rest(worker *self) { return (void)self, AT_HOME; }
 static bool find_homes(pr_team *team) { return (void)team, false; }
 
@@ -373,6 +393,7 @@ static void wait_until(pr_team *team, int thread, const wait *w) {
         atomic_fetch_sub(&w->gate->parked, 1);
         over = w->over(team, w->arg);
     }
+    if (team->has_homes) send_home(team);
 }
 
 static void set_stage(worker *self, unsigned stage) {
@@ -381,7 +402,8 @@ static void set_stage(worker *self, unsigned stage) {
 
 static void end_absence(worker *self) {
     if (atomic_load_explicit(&self->where, memory_order_relaxed) == AT_HOME) return;
-    if (where_at_rest(self) == AWAY) go_home(self);
+    int where = where_at_rest(self);
+    if (where == AWAY && atomic_compare_exchange_strong(&self->where, &where, AT_HOME)) bind_home(self, pthread_self());
 }
 
 /* ---- loops ---- */

@@ -30,8 +30,7 @@ static pr_status parse_kv(void *out, const char *value, pr_err *err) {
     return pr_fail(err, PR_ERR_ARG, "\"%.100s\" is not f16, q8 or q4, nor two of them as KEYS,VALUES", value);
 }
 
-/* "avx2,avx512", "scalar", or the bits as a number. */
-static pr_status parse_cpumask(void *out, const char *value, pr_err *err) {
+pr_status pr__parse_cpumask(void *out, const char *value, pr_err *err) {
     uint32_t bits = 0;
     if (pr_parse_u32(value, out)) return PR_OK;
     for (const char *at = value; *at;) {
@@ -67,7 +66,7 @@ pr_flag_group pr__load_flags(pr_load *load) {
         {"kv-cache-type", 0, PR_FLAG_CALL, "TYPE", NULL, &o->kv_type, parse_kv,
          &load->kv_given}, /* as the server's setting is named */
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
-        {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, parse_cpumask, NULL},
+        {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, pr__parse_cpumask, NULL},
         {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},
         {"level", 0, PR_FLAG_CALL, "int2|int4|int8|fp16", "", &o->level, pr__parse_level, &o->level_given},
         {"weights-budget", 0, PR_FLAG_CALL, "SIZE", "90M", &o->weights_budget, pr__parse_size, NULL},

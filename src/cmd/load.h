@@ -19,6 +19,9 @@ typedef struct pr_load {
     pr_flag flags[PR_LOAD_FLAGS];
 } pr_load;
 
+/* Of a flag --cpumask, into a uint32_t: "avx2,avx512", "scalar", or the bits as a number. */
+pr_status pr__parse_cpumask(void *out, const char *value, pr_err *err);
+
 /* Zero the options and fill the flag table; the returned group points into load. */
 pr_flag_group pr__load_flags(pr_load *load);
 

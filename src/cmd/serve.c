@@ -18,6 +18,7 @@
 #include "cmd/client.h"
 #include "cmd/commands.h"
 #include "cmd/elastic.h"
+#include "cmd/load.h"
 #include "cmd/runfile.h"
 #include "cmd/term.h"
 #include "text/chat.h"
@@ -32,7 +33,7 @@ typedef struct serve {
     pr_settings settings;
     const char *memory_source;
     size_t weights_budget;
-    uint32_t threads;
+    uint32_t threads, cpumask;
     float grace, total, park;
     bool preload, serial, quiet;
     pr_catalogue *catalogue;
@@ -149,6 +150,7 @@ static pr_status open_api(serve *s) {
         .models = pr__catalogue_models(s->catalogue),
         .memory_source = s->memory_source,
         .n_threads = (int)s->threads,
+        .cpumask = s->cpumask,
         .serial = s->serial,
         .weights_budget = s->weights_budget,
         .total_seconds = (double)s->total,
@@ -273,6 +275,8 @@ int pr__cmd_serve(int argc, const char **argv) {
         {"park", 0, PR_FLAG_F32, "S", "and stand still for a level that cannot be had (30)", &s.park, NULL, NULL},
         {"grace", 0, PR_FLAG_F32, "S", "time for requests to end when it is stopped (30)", &s.grace, NULL, NULL},
         {"threads", 't', PR_FLAG_U32, "N", "what affinity and quota allow", &s.threads, NULL, NULL},
+        {"cpumask", 0, PR_FLAG_CALL, "LIST", "use only these kernels of scalar, avx2, avx512", &s.cpumask,
+         pr__parse_cpumask, NULL},
         {"memory-source", 0, PR_FLAG_TEXT, "FILE", "memory used, 0 to 1, is read from here: for tests",
          &s.memory_source, NULL, NULL},
         {"quiet", 'q', PR_FLAG_BOOL, NULL, "log warnings only", &s.quiet, NULL, NULL},
