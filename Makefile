@@ -60,10 +60,11 @@ TARGET := $(shell $(CC) -dumpmachine)
 ifneq ($(filter x86_64%,$(TARGET)),)
 PR_CFLAGS += -DPR_HAVE_X86=1
 FLAGS_avx2   := -mavx2 -mfma -mf16c
+FLAGS_avxvnni := -mavxvnni $(FLAGS_avx2)
 FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(FLAGS_avx2)
 SKIP_ISA :=
 else
-SKIP_ISA := src/kernels/avx2/% src/kernels/avx512/%
+SKIP_ISA := src/kernels/avx2/% src/kernels/avxvnni/% src/kernels/avx512/%
 endif
 
 # ---- files ----
@@ -196,6 +197,7 @@ $(foreach f,$(UNIT_SRC),$(eval $(call unit_rule,$f)))
 $(B)/obj/test/%.o: EXTRA = $(TEST_FLAGS) -Itest
 $(B)/obj/fuzz/%.o: EXTRA = -Wno-missing-prototypes
 $(B)/obj/src/kernels/avx2/%.o: EXTRA = $(FLAGS_avx2)
+$(B)/obj/src/kernels/avxvnni/%.o: EXTRA = $(FLAGS_avxvnni)
 $(B)/obj/src/kernels/avx512/%.o: EXTRA = $(FLAGS_avx512)
 # Its loops are SIMD only if a comparison may be made that the source makes under a condition: no number changes.
 $(B)/obj/src/store/encode_rows.o: EXTRA = -fno-trapping-math

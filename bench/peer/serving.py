@@ -18,7 +18,7 @@ from common import ROOT, peer_python, say
 
 BIN = os.path.join(ROOT, "build", "release")
 KEYS = {"greedy": "key-of-the-greedy", "modest": "key-of-the-modest"}
-CPUMASKS = {"all": 0, "avx2": 1}  # bits of kernels/kernels.h
+CPUMASKS = {"all": 0, "avx2": 1, "avxvnni": 5}  # bits of kernels/kernels.h
 WORDS = ("the of and to in that it was for on are as with his they at be this have from or had by word but what some we can out "
          "other were all there when up use your how said an each she which do their time if will way about many then them would "
          "like so these her long make thing see him two has look more day could go come did number sound no most people my over "

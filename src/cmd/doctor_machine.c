@@ -32,7 +32,7 @@ static void look_at_processor(pr_doctor *d) {
     char info[8192];
     pr_str isa = {0};
     const pr_kernels *best = pr_kernels_get(0);
-    static const uint32_t sets[] = {PR_CPU_AVX2, PR_CPU_AVX512};
+    static const uint32_t sets[] = {PR_CPU_AVX2, PR_CPU_AVXVNNI, PR_CPU_AVX512};
     bool known = pr_os_text("/proc/cpuinfo", info, sizeof info) && strstr(info, "\nflags");
     bool guest = known && has_flag(info, "hypervisor"), plain = !strcmp(best->name, "scalar");
     if (known && !has_flag(info, "avx2")) plain = true;

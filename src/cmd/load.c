@@ -37,8 +37,11 @@ pr_status pr__parse_cpumask(void *out, const char *value, pr_err *err) {
         size_t len = strcspn(at, ",");
         if (len == 6 && !memcmp(at, "scalar", len)) bits |= CPU_NONE;
         else if (len == 4 && !memcmp(at, "avx2", len)) bits |= PR_CPU_AVX2;
+        else if (len == 7 && !memcmp(at, "avxvnni", len)) bits |= PR_CPU_AVX2 | PR_CPU_AVXVNNI;
         else if (len == 6 && !memcmp(at, "avx512", len)) bits |= PR_CPU_AVX2 | PR_CPU_AVX512;
-        else return pr_fail(err, PR_ERR_ARG, "\"%.*s\" is not one of scalar, avx2, avx512 or a number", (int)len, at);
+        else
+            return pr_fail(err, PR_ERR_ARG, "\"%.*s\" is not one of scalar, avx2, avxvnni, avx512 or a number",
+                           (int)len, at);
         at += len + (at[len] == ',');
     }
     if (!bits) return pr_fail(err, PR_ERR_ARG, "the list is empty");
@@ -66,7 +69,7 @@ pr_flag_group pr__load_flags(pr_load *load) {
         {"kv-cache-type", 0, PR_FLAG_CALL, "TYPE", NULL, &o->kv_type, parse_kv,
          &load->kv_given}, /* as the server's setting is named */
         {"exact", 0, PR_FLAG_BOOL, NULL, "fp32 activations, slow", &o->exact, NULL, NULL},
-        {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avx512", &o->cpumask, pr__parse_cpumask, NULL},
+        {"cpumask", 0, PR_FLAG_CALL, "LIST", "scalar,avx2,avxvnni,avx512", &o->cpumask, pr__parse_cpumask, NULL},
         {"no-pass", 0, PR_FLAG_CALL, "NAME", "graph pass", &o->passes_off, parse_no_pass, NULL},
         {"level", 0, PR_FLAG_CALL, "int2|int4|int8|fp16", "", &o->level, pr__parse_level, &o->level_given},
         {"weights-budget", 0, PR_FLAG_CALL, "SIZE", "90M", &o->weights_budget, pr__parse_size, NULL},

@@ -32,10 +32,14 @@ uint32_t pr_cpu_detect(void) {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (b & bit_AVX2) == 0 || (saved & YMM_STATE) != YMM_STATE) {
         return 0;
     }
+    uint32_t have = PR_CPU_AVX2;
     if ((b & leaf7) == leaf7 && (c & bit_AVX512VNNI) != 0 && (saved & ZMM_STATE) == ZMM_STATE) {
-        return PR_CPU_AVX2 | PR_CPU_AVX512;
+        have |= PR_CPU_AVX512;
     }
-    return PR_CPU_AVX2;
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & bit_AVXVNNI) != 0) {
+        have |= PR_CPU_AVXVNNI;
+    }
+    return have;
 }
 
 #else
@@ -52,6 +56,7 @@ static const struct {
     {0, &pr__kernels_scalar},
 #if defined(__x86_64__)
     {PR_CPU_AVX2, &pr__kernels_avx2},
+    {PR_CPU_AVXVNNI, &pr__kernels_avxvnni},
     {PR_CPU_AVX512, &pr__kernels_avx512},
 #endif
 };

@@ -24,8 +24,9 @@
 
 /* ISA bits, for --cpumask. Each implies what stands before it in its family. */
 enum {
-    PR_CPU_AVX2 = 1,  /* AVX2, FMA, F16C */
-    PR_CPU_AVX512 = 2 /* AVX-512 F, BW, VL, DQ and VNNI */
+    PR_CPU_AVX2 = 1,   /* AVX2, FMA, F16C */
+    PR_CPU_AVX512 = 2, /* AVX-512 F, BW, VL, DQ and VNNI */
+    PR_CPU_AVXVNNI = 4 /* AVX2 and AVX-VNNI: small cores, and large ones without AVX-512 */
 };
 uint32_t pr_cpu_detect(void);
 
@@ -133,7 +134,7 @@ typedef struct pr_attn_tile {
 } pr_attn_tile;
 
 typedef struct pr_kernels {
-    const char *name; /* "scalar", "avx2", "avx512" */
+    const char *name; /* "scalar", "avx2", "avxvnni", "avx512" */
 
     pr_mm_fn *mm_f32[PR_PACK_COUNT]; /* float activations */
     pr_mm_fn *mm_q8[PR_PACK_COUNT];  /* pr_qblock activations; NULL for F32, F16, BF16 */

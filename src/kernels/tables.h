@@ -10,6 +10,7 @@
 extern const pr_kernels pr__kernels_scalar;
 #if defined(__x86_64__)
 extern const pr_kernels pr__kernels_avx2;
+extern const pr_kernels pr__kernels_avxvnni;
 extern const pr_kernels pr__kernels_avx512;
 #endif
 

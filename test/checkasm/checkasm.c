@@ -22,7 +22,7 @@
 static const struct {
     uint32_t isa;
     const char *name;
-} isas[] = {{0, "scalar"}, {PR_CPU_AVX2, "avx2"}, {PR_CPU_AVX512, "avx512"}};
+} isas[] = {{0, "scalar"}, {PR_CPU_AVX2, "avx2"}, {PR_CPU_AVXVNNI, "avxvnni"}, {PR_CPU_AVX512, "avx512"}};
 
 enum { N_ISAS = sizeof isas / sizeof isas[0] };
 

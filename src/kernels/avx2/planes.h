@@ -65,6 +65,11 @@ PR_INLINE void plane_bytes(pr_plane level, const plane_tables *t, const pr__plan
     }
 }
 
+/* Block of token t, of the column that x is at. */
+PR_INLINE const pr_qblock *block_of(const uint8_t *x, size_t x_stride, int t) {
+    return (const pr_qblock *)(const void *)(x + (size_t)t * x_stride);
+}
+
 /* The scales of a group of 8 rows. */
 PR_INLINE __m256 plane_scales(const pr__plane_run *run, size_t b, size_t half) {
     __m128i u8 = _mm_loadl_epi64((const __m128i *)(const void *)(run->scales + b * PR_TILE_ROWS + 8 * half));

@@ -44,9 +44,13 @@ static void test_dispatch(void **state) {
     assert_null(pr_kernels_of(1u << 31));
     uint32_t have = pr_cpu_detect();
     assert_int_equal(pr_kernels_of(PR_CPU_AVX2) != NULL, (have & PR_CPU_AVX2) != 0);
+    assert_int_equal(pr_kernels_of(PR_CPU_AVXVNNI) != NULL, (have & PR_CPU_AVXVNNI) != 0);
     assert_int_equal(pr_kernels_of(PR_CPU_AVX512) != NULL, (have & PR_CPU_AVX512) != 0);
     const pr_kernels *best = pr_kernels_get(0);
-    const char *want = have & PR_CPU_AVX512 ? "avx512" : have & PR_CPU_AVX2 ? "avx2" : "scalar";
+    const char *want = have & PR_CPU_AVX512    ? "avx512"
+                       : have & PR_CPU_AVXVNNI ? "avxvnni"
+                       : have & PR_CPU_AVX2    ? "avx2"
+                                               : "scalar";
     assert_string_equal(best->name, want);
     if (have & PR_CPU_AVX2) assert_string_equal(pr_kernels_get(PR_CPU_AVX2)->name, "avx2");
 }
