@@ -11,7 +11,6 @@
 
 #include <assert.h>
 
-#include "tensor/dtype.h"
 
 enum {
     X_BYTES_FEW = 192 << 10, /* all tokens' rows up to this size: tile by tile */
@@ -74,22 +73,6 @@ static float factor_of(const walk *k) {
     return 0.0f;
 }
 
-static void finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    for (uint32_t i = 0; i < n_tiles; i++) {
-        float rows[PR_TILE_ROWS];
-        const uint16_t *halves = (const uint16_t *)(const void *)s->rows[i];
-        for (int r = 0; r < PR_TILE_ROWS; r++) {
-            rows[r] = pr_f16_to_f32(halves[r]) * s->factor;
-        }
-        for (uint32_t t = 0; t < n_tokens; t++) {
-            float *y = s->y + t * s->y_stride + (size_t)i * PR_TILE_ROWS;
-            for (int r = 0; r < PR_TILE_ROWS; r++) {
-                y[r] *= rows[r];
-            }
-        }
-    }
-}
-
 static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_tiles) {
     const pr__plane_plan *plan = k->plan;
     _Alignas(64) uint8_t panel[PR__PLANE_PANEL_BYTES];
@@ -116,7 +99,7 @@ static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_til
         span.y += n * s->y_stride;
     }
     if (plan->q8 && s->last) {
-        (plan->finish ? plan->finish : finish)(s, n_tiles, n_tokens);
+        plan->finish(s, n_tiles, n_tokens);
     }
 }
 

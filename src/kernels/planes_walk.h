@@ -58,7 +58,7 @@ typedef struct pr__plane_plan {
     uint32_t panel_block;               /* bytes of a decoded block of one tile */
     pr__plane_decode_fn *decode;
     pr__mm_span_fn *span;        /* over the panel; its units are blocks when q8, else columns */
-    pr__plane_finish_fn *finish; /* when q8; NULL: in plain C */
+    pr__plane_finish_fn *finish; /* when q8, else NULL */
 } pr__plane_plan;
 
 void pr__planes_walk(const pr_plane_args *args, const pr__plane_plan *plan);

@@ -85,7 +85,6 @@ static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_to
 PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(level, s->book, 0x80);
     for (size_t b = 0; b < s->n_blocks; b++, panel += PANEL_BLOCK) {
-        plane_prefetch(level, &s->soon[i], b);
         _mm512_store_ps(panel, plane_scales(&s->at[i], b));
         for (size_t g = 0; g < 2; g++) {
             __m512i w[4];
@@ -103,6 +102,11 @@ static void decode_int4(const pr__plane_span *s, uint32_t i, uint8_t *panel) { d
 
 static void decode_int8(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P8, s, i, panel); }
 
+/* Of the next run, which has planes as far as the level reads. */
+PR_INLINE void ask_for(const pr__plane_run *run, size_t b) {
+    plane_prefetch(run->plane[PR_PLANE_P8] ? PR_PLANE_P8 : run->plane[PR_PLANE_P4] ? PR_PLANE_P4 : PR_PLANE_P2, run, b);
+}
+
 PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
     __m512 acc[PR__PLANE_TILES][TOKENS];
     for (int i = 0; i < tiles; i++) {
@@ -113,6 +117,9 @@ PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
     }
     const uint8_t *w = s->w, *x = s->x;
     for (uint32_t b = 0; b < s->n_units; b++, w += PANEL_BLOCK, x += sizeof(pr_qblock)) {
+        for (int i = 0; i < tiles && s->soon; i++) {
+            ask_for(&s->soon[i], b);
+        }
         __m512i isum[PR__PLANE_TILES][TOKENS];
         for (int t = 0; t < tokens; t++) {
             for (int i = 0; i < tiles; i++) {
@@ -165,6 +172,16 @@ static void span(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
     }
 }
 
+static void finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        __m512 rows = _mm512_mul_ps(load_f16(s->rows[i]), _mm512_set1_ps(s->factor));
+        float *y = s->y + (size_t)i * PR_TILE_ROWS;
+        for (uint32_t t = 0; t < n_tokens; t++, y += s->y_stride) {
+            _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_loadu_ps(y), rows));
+        }
+    }
+}
+
 static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *direct_fn,
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
@@ -178,6 +195,7 @@ static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *d
         .panel_block = PANEL_BLOCK,
         .decode = decode_fn,
         .span = span,
+        .finish = finish,
     };
     pr__planes_walk(args, &plan);
 }
