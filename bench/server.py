@@ -75,7 +75,7 @@ def smollm2(args):
     if not os.path.exists(packed):
         packed = written(os.path.join(args.folder, "smollm2.gguf"),
                          lambda out: [args.precis, "pack", "--fast", args.smollm2, "-o", out])
-    n = 32 if args.quick else 128
+    n = 32 if args.quick else args.tokens
     return Model("SmolLM2-135M", packed, args.smollm2, (0, 2), n, n)
 
 
@@ -292,6 +292,7 @@ def options():
     ap.add_argument("--precis", default=os.path.join(ROOT, "build", "release", "precis"), help="the program")
     ap.add_argument("--work", default=build, help="folder for environments and models")
     ap.add_argument("--cpu", choices=serving.CPUMASKS, default="all", help="what precis may use of the processor (all)")
+    ap.add_argument("--tokens", type=int, default=128, help="length of an answer of SmolLM2 (128)")
     ap.add_argument("-t", "--threads", type=int, default=2)
     ap.add_argument("-r", "--rounds", type=int, default=0, help="(5)")
     ap.add_argument("--retries", type=int, default=1, help="how often a disturbed measurement is repeated")

@@ -11,7 +11,6 @@
 
 #include <assert.h>
 
-
 enum {
     X_BYTES_FEW = 192 << 10, /* all tokens' rows up to this size: tile by tile */
     AHEAD = 48 << 10         /* bytes of planes in a run of few tokens, over all tiles of a span */
