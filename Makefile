@@ -122,7 +122,7 @@ tidy:
 	tools/tidy
 
 format:
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.inc')
 
 clean:
 	rm -rf build

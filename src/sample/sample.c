@@ -46,11 +46,15 @@ static bool any_above(const float *x, size_t n, float low) {
 
 /* ---- the list --------------------------------------------------------- */
 
+static void fill(pr_cand *data, const float *logits, size_t from, size_t end) {
+    for (size_t i = from; i < end; i++) {
+        data[i] = (pr_cand){.id = (int32_t)i, .logit = nan_to_banned(logits[i]), .p = 0};
+    }
+}
+
 pr_cands pr_cands_fill(pr_cand *scratch, const float *logits, size_t n) {
     assert(n <= INT32_MAX);
-    for (size_t i = 0; i < n; i++) {
-        scratch[i] = (pr_cand){.id = (int32_t)i, .logit = nan_to_banned(logits[i]), .p = 0};
-    }
+    fill(scratch, logits, 0, n);
     return (pr_cands){.data = scratch, .n = n, .sorted = false};
 }
 
@@ -64,7 +68,7 @@ static bool is_there(const pr_cands *c, size_t id) { return (c->there[id / 64] >
 /* The candidate of id, written when it is not yet. */
 static pr_cand *fetch(const pr_cands *c, size_t id) {
     if (!is_there(c, id)) {
-        c->data[id] = (pr_cand){.id = (int32_t)id, .logit = nan_to_banned(c->logits[id]), .p = 0};
+        fill(c->data, c->logits, id, id + 1);
         c->there[id / 64] |= UINT64_C(1) << id % 64;
     }
     return &c->data[id];
@@ -82,8 +86,15 @@ static void write_out(pr_cands *c) {
     if (c->logits == NULL) {
         return;
     }
-    for (size_t id = 0; id < c->n; id++) {
-        fetch(c, id);
+    for (size_t block = 0; block < c->n; block += 64) {
+        size_t end = c->n - block < 64 ? c->n : block + 64;
+        if (c->there[block / 64] == 0) {
+            fill(c->data, c->logits, block, end);
+            continue;
+        }
+        for (size_t id = block; id < end; id++) {
+            fetch(c, id);
+        }
     }
     close_list(c, c->n);
 }

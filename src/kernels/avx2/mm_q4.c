@@ -12,6 +12,6 @@ PR_INLINE __m256i dot(__m256i sum, __m256i w, __m256i x) { return _mm256_add_epi
 
 PR_INLINE __m256i total(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
 
-#include "kernels/avx2/mm_q4.h"
+#include "kernels/avx2/mm_q4.inc"
 
 void pr__avx2_mm_q4_q8(const pr_mm_args *args) { multiply(args); }

@@ -26,6 +26,6 @@ PR_INLINE __m256i dot(__m256i sum, const weights *w, __m256i x) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-#include "kernels/avx2/mm_q8.h"
+#include "kernels/avx2/mm_q8.inc"
 
 void pr__avx2_mm_q8_q8(const pr_mm_args *args) { multiply(args); }

@@ -47,7 +47,7 @@ PR_INLINE void dot(pr_plane level, int tokens, const __m256i w[4], const uint8_t
     }
 }
 
-#include "kernels/avx2/planes_q8.h"
+#include "kernels/avx2/planes_q8.inc"
 
 void pr__avx2_planes_int2_q8(const pr_plane_args *args) { planes_int2(args); }
 void pr__avx2_planes_int4_q8(const pr_plane_args *args) { planes_int4(args); }

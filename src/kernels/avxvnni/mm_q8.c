@@ -20,6 +20,6 @@ PR_INLINE __m256i start_of(const pr_qblock *x) { return _mm256_set1_epi32(x->bia
 
 PR_INLINE __m256i dot(__m256i sum, const weights *w, __m256i x) { return _mm256_dpbusd_avx_epi32(sum, w->plus_128, x); }
 
-#include "kernels/avx2/mm_q8.h"
+#include "kernels/avx2/mm_q8.inc"
 
 void pr__avxvnni_mm_q8_q8(const pr_mm_args *args) { multiply(args); }
