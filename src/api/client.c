@@ -335,7 +335,10 @@ pr__refusal pr__refusal_of(pr_status status) {
     return (pr__refusal){500, "model_failed"};
 }
 
-static const char *prompt_field(pr_ask ask) {
+/* What of a request the error is about: the sampler names its parameter, the rest is about the prompt. */
+static const char *field_of(pr_ask ask, const char *error) {
+    static const char bias[] = "logit_bias";
+    if (!strncmp(error, bias, sizeof bias - 1)) return bias;
     switch (ask) {
     case PR_ASK_CHAT: return "messages";
     case PR_ASK_COMPLETION: return "prompt";
@@ -355,6 +358,6 @@ void pr__client_fail(pr__client *c, const pr_err *err, uint32_t retry_after) {
     }
     if (f.status == 503 && retry_after == 0) retry_after = 1;
     end(c, FAILED, f.status);
-    pr_http_error(c->req, f.status, f.code, f.status == 400 ? prompt_field(c->reply.ask) : NULL, retry_after, "%s",
-                  err->text);
+    pr_http_error(c->req, f.status, f.code, f.status == 400 ? field_of(c->reply.ask, err->text) : NULL, retry_after,
+                  "%s", err->text);
 }

@@ -7,6 +7,7 @@
 #include "api/params.h"
 
 #include <errno.h>
+#include <float.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -165,7 +166,9 @@ static void read_stop(pr_reader *r, pr_params *p) {
 static bool token_of(const char *key, int32_t *out) {
     enum { DIGITS_MAX = 9 };
     uint32_t id;
-    if (strlen(key) > DIGITS_MAX || key[0] < '0' || key[0] > '9' || !pr_parse_u32(key, &id)) return false;
+    size_t len = strlen(key);
+    if (len < 1 || len > DIGITS_MAX || strspn(key, "0123456789") != len || (key[0] == '0' && len > 1)) return false;
+    if (!pr_parse_u32(key, &id)) return false;
     *out = (int32_t)id;
     return true;
 }
@@ -203,6 +206,7 @@ static void read_sampling(pr_reader *r, pr_params *p) {
     pr_sample_params *s = &p->generate.sample;
     pr_reader_f32(r, "temperature", 0, 2, &s->temperature);
     pr_reader_f32(r, "top_p", 0, 1, &s->top_p);
+    if (s->top_p == 0) s->top_p = FLT_MIN; /* clients mean the most likely one by it; precis.h means off */
     pr_reader_u32(r, "top_k", 0, TOKENS_MOST, &s->top_k);
     pr_reader_f32(r, "min_p", 0, 1, &s->min_p);
     pr_reader_f32(r, "repetition_penalty", 0, 10, &s->repetition_penalty);

@@ -145,7 +145,7 @@ WRONG = [("messages", "x"), ("messages", []), ("messages", [{"role": "robot", "c
          ("messages", [{"role": "user", "content": [{"type": "image_url"}]}]), ("temperature", "hot"), ("temperature", 3),
          ("top_p", 2), ("n", 0), ("n", 17), ("n", 1.5), ("max_tokens", -1), ("stop", 5), ("stop", ["a"] * 5),
          ("stop", ""), ("seed", "x"), ("stream", 1), ("stream_options", 1), ("logprobs", 3), ("top_logprobs", 21),
-         ("top_logprobs", 2), ("logit_bias", []), ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}),
+         ("top_logprobs", 2), ("logit_bias", []), ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"99999999": 1}),
          ("task_priority", "fast"), ("min_quantization", "int3"), ("force_quantization", 4), ("reuse", True),
          ("model", 5), ("response_format", {"type": "json_object"})]
 for field, value in WRONG:

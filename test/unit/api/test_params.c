@@ -57,6 +57,9 @@ static void test_defaults(void **state) {
         assert_true(p.n == 1 && !p.stream && !p.include_usage && !p.logprobs && !p.seed_given && !p.reuse_any);
         assert_true(p.priority == PR_PRIORITY_BALANCED && !p.floor_given && !p.force_given);
         assert_string_equal(p.model, "");
+        snprintf(text, sizeof text, "{%s,\"top_p\":0}", bases[ask]);
+        assert_int_equal(parse_text((pr_ask)ask, text), PR_OK);
+        assert_true(p.generate.sample.top_p > 0 && p.generate.sample.top_p < 1e-30F); /* one token, where 0 would mean all */
     }
 }
 
@@ -209,6 +212,9 @@ static void test_lists(void **state) {
     refuses(PR_ASK_CHAT, "stop", "[\"a\",1]");
     refuses(PR_ASK_CHAT, "logit_bias", "{\"x\":1}");
     refuses(PR_ASK_CHAT, "logit_bias", "{\"-1\":1}");
+    refuses(PR_ASK_CHAT, "logit_bias", "{\"01\":1}"); /* another name of 1 */
+    refuses(PR_ASK_CHAT, "logit_bias", "{\"0x1\":1}");
+    refuses(PR_ASK_CHAT, "logit_bias", "{\"\":1}");
     refuses(PR_ASK_CHAT, "logit_bias", "{\"1\":\"1\"}");
     refuses(PR_ASK_CHAT, "logit_bias", "{\"1\":100.5}");
     refuses(PR_ASK_CHAT, "stream_options", "{\"include_usage\":1}");
