@@ -145,7 +145,7 @@ WRONG = [("messages", "x"), ("messages", []), ("messages", [{"role": "robot", "c
          ("messages", [{"role": "user", "content": [{"type": "image_url"}]}]), ("temperature", "hot"), ("temperature", 3),
          ("top_p", 2), ("n", 0), ("n", 17), ("n", 1.5), ("max_tokens", -1), ("stop", 5), ("stop", ["a"] * 5),
          ("stop", ""), ("seed", "x"), ("stream", 1), ("stream_options", 1), ("logprobs", 3), ("top_logprobs", 21),
-         ("top_logprobs", 2), ("logit_bias", []), ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}), ("logit_bias", {"99999999": 1}),
+         ("top_logprobs", 2), ("logit_bias", []), ("logit_bias", {"a": 1}), ("logit_bias", {"1": 101}),
          ("task_priority", "fast"), ("min_quantization", "int3"), ("force_quantization", 4), ("reuse", True),
          ("model", 5), ("response_format", {"type": "json_object"})]
 for field, value in WRONG:
@@ -155,6 +155,8 @@ for field, value in WRONG:
 for body in (b"", b"{", b"[]", b"3", b'{"prompt": "\\u0000"}', b"\xff\xfe"):
     status, _, j = s.ask("POST", TEXT, body)
     ok("the body %r" % body, status == 400 and j["error"]["message"], str(j))
+status, _, j = s.ask("POST", TEXT, dict(ask, logit_bias={"99999999": 1}))
+ok("a bias for no token of the model", status == 400 and j["error"]["param"] == "logit_bias", str(j))
 status, _, j = s.ask("POST", TEXT, dict(ask, model="gpt-17"))
 ok("no such model: 404", status == 404 and j["error"]["code"] == "model_not_found" and j["error"]["param"] == "model", str(j))
 status, _, j = s.ask("POST", TEXT, dict(ask, model="../tiny"))
