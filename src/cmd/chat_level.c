@@ -8,6 +8,7 @@
 #include "cmd/chat_level.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "cmd/elastic.h"
 #include "cmd/term.h"
@@ -40,15 +41,15 @@ void pr__chat_move(pr_chat_move *move, pr_engine *engine, const char *text, bool
     pr_place place;
     pr_elastic_info before, now;
     pr_err err = {0};
-    char a[32], b[32];
+    char a[32], b[32], word[64];
     pr_engine_elastic(engine, &before);
     if (!before.elastic) {
-        printf(
-            "(opened as it is, this model has one precision: `precis run MODEL --level int4` opens its elastic copy, "
-            "`precis pack` makes one)\n");
+        printf("(opened as it is, this model has one precision; leave, and run it with --level int8: that opens its "
+               "elastic copy, which moves. Where there is none yet, `precis pack` makes one)\n");
         return;
     }
-    if (!read_place(text, by_budget, &place)) return;
+    snprintf(word, sizeof word, "%.*s", (int)strcspn(text, " \t"), text);
+    if (!read_place(word, by_budget, &place)) return;
     if (pr__place_move(engine, &place, &err) != PR_OK) {
         pr__cmd_fail(&err);
         return;
@@ -59,6 +60,9 @@ void pr__chat_move(pr_chat_move *move, pr_engine *engine, const char *text, bool
     pr_engine_elastic(engine, &now);
     move->under_way = status == PR_ERR_LIMIT;
     move->from_bytes = before.bytes;
+    if (!by_budget && place.level > now.top) printf("(%s is all that this file has)\n", pr_level_name(now.top));
+    if (up && *pr__level_caution(&before))
+        printf("(what was said down there stays in the conversation and leads it astray: /reset forgets it)\n");
     if (status == PR_OK) tell_done(&now, before.bytes);
     else if (status != PR_ERR_LIMIT) pr__cmd_fail(&err);
     else

@@ -48,10 +48,15 @@ static pr_status estimate(plan *p, const pr_engine_opts *opts, row *out) {
     return PR_OK;
 }
 
+/* Now, and within --memory where that was given. */
+static bool fits_here(const plan *p, size_t peak) {
+    return peak <= p->available && (!p->load.memory || peak <= p->load.memory);
+}
+
 static void print_row(plan *p, const row *r, size_t budget, bool first) {
     char a[32], b[32];
     const pr_elastic_info *e = &r->elastic;
-    bool fits = r->info.peak_bytes <= p->available;
+    bool fits = fits_here(p, r->info.peak_bytes);
     pr_str *s = &p->out;
     if (!p->json) {
         if (first)
@@ -213,7 +218,7 @@ int pr__cmd_plan(int argc, const char **argv) {
         "MODEL",
         "The levels of an elastic model, and budgets between them: bytes and bits of\n"
         "weights, expected KL against the source, predicted peak of the process, and\n"
-        "whether that fits here now; then where it would begin with these options, and\n"
+        "whether that fits here now and --memory; then where it would begin with these options, and\n"
         "why. Nothing is loaded.\n",
         groups,
         2,

@@ -55,9 +55,9 @@ static void print_server(const pr_running *r, const json_t *status) {
     const json_t *requests = json_object_get(status, "requests"), *memory = json_object_get(status, "memory");
     const json_t *models = json_object_get(status, "current_models"), *m;
     size_t i;
-    pr__cmd_line(stdout, "%s  process %ld, %lld running, %lld waiting, %.1f tokens/s, memory used %s", r->url, r->pid,
-                 int_in(requests, "running"), int_in(requests, "queued"), number_in(requests, "tokens_per_second"),
-                 text_in(memory, "used_percent"));
+    pr__cmd_line(stdout, "%s  process %ld, %lld running, %lld waiting, %.1f tokens/s lately, memory used %s", r->url,
+                 r->pid, int_in(requests, "running"), int_in(requests, "queued"),
+                 number_in(requests, "tokens_per_second"), text_in(memory, "used_percent"));
     if (json_array_size(models) == 0) printf("  no model is loaded\n");
     json_array_foreach(models, i, m) {
         char weights[32];

@@ -52,7 +52,10 @@ p = precis("plan", planes, "--json", "--budgets", "%d,%d" % (budget, most)).json
 ok("a list of budgets", [w.get("budget_bytes") for w in p["rows"][len(names):]] == [budget, most]
    and p["rows"][len(names)]["weight_bytes"] <= budget, str(p))
 peak = p["rows"][len(names)]["peak_bytes"]
-c = precis("plan", planes, "--json", "--memory", str(peak)).json()["chosen"]
+j = precis("plan", planes, "--json", "--memory", str(peak)).json()
+c = j["chosen"]
+ok("fits says whether --memory holds it", all(w["fits"] == (w["peak_bytes"] <= peak) for w in j["rows"])
+   and not all(w["fits"] for w in j["rows"]), str(j["rows"]))
 row = p["rows"][len(names)]["weight_bytes"]  # peaks are counted in pages, so the last one may hold a little more
 ok("plan --memory", c["peak_bytes"] <= peak and row <= c["weight_bytes"] < most and "--memory" in c["why"], str(c))
 # Pages of planes are whole in memory, so peaks come in steps: at each of them, a byte below and above, and between.
@@ -182,6 +185,7 @@ seen = said("/stats")
 ok("/stats", "expected KL" in seen and "p2 " in seen and "moves down" in seen and "last drop" in seen, repr(seen))
 seen = said("/budget 1k")
 ok("a budget that is too small", "too small" in seen, repr(seen))
+ok("a level with a blank behind", "now int2:" in said("/level int2 "), repr(t.seen))
 ok("no level", "/level" in said("/level int3") and "int4" in said("/level"), repr(t.seen))
 t.send("\x04")
 ok("leaves", t.end() == 0)
