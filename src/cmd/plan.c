@@ -218,8 +218,8 @@ int pr__cmd_plan(int argc, const char **argv) {
         "MODEL",
         "The levels of an elastic model, and budgets between them: bytes and bits of\n"
         "weights, expected KL against the source, predicted peak of the process, and\n"
-        "whether that fits here now and --memory; then where it would begin with these options, and\n"
-        "why. Nothing is loaded.\n",
+        "whether that fits here now and --memory; then where it would begin with these\n"
+        "options, and why. Nothing is loaded.\n",
         groups,
         2,
         1,
