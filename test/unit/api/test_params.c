@@ -59,7 +59,8 @@ static void test_defaults(void **state) {
         assert_string_equal(p.model, "");
         snprintf(text, sizeof text, "{%s,\"top_p\":0}", bases[ask]);
         assert_int_equal(parse_text((pr_ask)ask, text), PR_OK);
-        assert_true(p.generate.sample.top_p > 0 && p.generate.sample.top_p < 1e-30F); /* one token, where 0 would mean all */
+        assert_true(p.generate.sample.top_p > 0 &&
+                    p.generate.sample.top_p < 1e-30F); /* one token, where 0 would mean all */
     }
 }
 
