@@ -24,9 +24,10 @@
  * calling thread belongs to somebody else: it is bound only during a run, and only
  * for a while after a thread has lost its processor. bench/pool measures all this.
  *
- * Invariants: who fetches a worker does so during a run and sends it home before that run ends for itself, so nobody moves
- * a thread that may have been joined; the ticket's loop number only grows; done belongs to the loop of
- * the ticket; a claim never succeeds for a loop other than the claimer's own.
+ * Invariants: the ticket's loop number only grows; done belongs to the loop of
+ * the ticket; a claim never succeeds for a loop other than the claimer's own. Who
+ * fetches a worker does so during a run and sends it home before that run ends
+ * for itself, so nobody moves a thread that may have been joined.
  */
 #include "base/pool.h"
 

@@ -1,7 +1,8 @@
 /*
- * Streaming attention, scalar: one tile of up to 32 tokens into the running state of each query (kernels.h has the recurrence). Tokens outside
- * [lo, hi) are skipped, not multiplied by zero: what lies there may be
- * anything, and 0 times anything is not 0.
+ * Streaming attention, scalar: one tile of up to 32 tokens into the running
+ * state of each query (kernels.h has the recurrence). Tokens outside [lo, hi)
+ * are skipped, not multiplied by zero: what lies there may be anything, and 0
+ * times anything is not 0.
  */
 #include <math.h>
 
