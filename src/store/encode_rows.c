@@ -14,6 +14,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clones.h"
 #include "base/mem.h"
 #include "store/encode_impl.h"
 
@@ -92,7 +93,7 @@ static inline float inverse_of(float s) { return (s > 0 ? 1.0f : 0.0f) / (s > 0 
 
 /* ---- scales ---- */
 
-void pr__rows_floor(pr__rows *rows, const pr__pass *pass) {
+PR_CLONES void pr__rows_floor(pr__rows *rows, const pr__pass *pass) {
     const pr__book *book = pass->book;
     float top = 0, bottom = 0;
     for (int i = 0; i < 16 && book->reach; i++) {
@@ -112,7 +113,7 @@ void pr__rows_floor(pr__rows *rows, const pr__pass *pass) {
 }
 
 /* Whole numbers 1..255 of the quantum, where there is one and the scale is not 0. */
-static void round_scales(float *s, const float *quantum, const float *least) {
+static inline void round_scales(float *s, const float *quantum, const float *least) {
     for (int r = 0; r < LANES; r++) {
         if (least && s[r] < least[r]) s[r] = least[r];
         if (quantum[r] <= 0 || s[r] <= 0) continue;
@@ -142,8 +143,8 @@ static grid grid_of(const float *c, int n) {
 }
 
 /* Weighted squares of what rounding x * inverse to the grid leaves, lane by lane. */
-static void grid_error_4(const float *x, size_t stride, const float *weight, const grid *g, const float *inverse,
-                         float *error) {
+static inline void grid_error_4(const float *x, size_t stride, const float *weight, const grid *g, const float *inverse,
+                                float *error) {
     for (uint32_t c = 0; c < PR_BLOCK; c++) {
         const float *col = x + c * stride;
         float dg = weight[c];
@@ -155,8 +156,8 @@ static void grid_error_4(const float *x, size_t stride, const float *weight, con
     }
 }
 
-static void grid_error_2(const float *x, size_t stride, const float *weight, const grid *g, const float *inverse,
-                         float *error) {
+static inline void grid_error_2(const float *x, size_t stride, const float *weight, const grid *g, const float *inverse,
+                                float *error) {
     for (uint32_t c = 0; c < PR_BLOCK; c++) {
         const float *col = x + c * stride;
         float dg = weight[c];
@@ -170,8 +171,8 @@ static void grid_error_2(const float *x, size_t stride, const float *weight, con
 
 /* Scales of a group for x[32][stride]: some steps around the deviation, the one with the least error. A scale that is 0,
  * for a group of zeros, stays so. */
-static void search(const pr__pass *pass, const float *x, size_t stride, const float *weight, bool four,
-                   const float *quantum, const float *least, float *s) {
+PR_CLONES static void search(const pr__pass *pass, const float *x, size_t stride, const float *weight, bool four,
+                             const float *quantum, const float *least, float *s) {
     const pr__book *book = pass->book;
     grid g = four ? grid_of(book->c4, 16) : grid_of(book->c2, 4);
     float sigma[LANES] = {0}, best[LANES];
@@ -224,8 +225,8 @@ typedef struct column {   /* one column of a block: what to meet, and what was c
 } column;
 
 /* The best of the four codes of cell a for each lane, and its cost. t: targets of both levels. */
-static void choose_in_cell(const pr__pass *pass, int a, const float *restrict t, const column *restrict col,
-                           float *restrict cost, int32_t *restrict code) {
+static inline void choose_in_cell(const pr__pass *pass, int a, const float *restrict t, const column *restrict col,
+                                  float *restrict cost, int32_t *restrict code) {
     const pr__book *book = pass->book;
     const float *restrict s2 = col->s2, *restrict s4 = col->s4, *restrict w = col->w;
     float lambda = pass->lambda, c2 = book->c2[a], c4[4], low[4], high[4];
@@ -251,7 +252,7 @@ static void choose_in_cell(const pr__pass *pass, int a, const float *restrict t,
 }
 
 /* The code of least cost for each lane. First within cells: what is read and written at once keeps loops from being SIMD. */
-static void choose(const pr__pass *pass, const float *t, column *col) {
+PR_CLONES static void choose(const pr__pass *pass, const float *t, column *col) {
     const pr__book *book = pass->book;
     float cost[4][LANES];
     int32_t code[4][LANES];
@@ -274,7 +275,7 @@ static void choose(const pr__pass *pass, const float *t, column *col) {
 }
 
 /* Take the choice over: code and errors of a column. */
-static void settle(pr__rows *rows, uint32_t cols, uint32_t c, const column *col, float d[PAIR]) {
+PR_CLONES static void settle(pr__rows *rows, uint32_t cols, uint32_t c, const column *col, float d[PAIR]) {
     uint8_t *code = rows->code + (size_t)c * LANES;
     for (int r = 0; r < LANES; r++) code[r] = (uint8_t)col->code[r];
     for (int r = 0; r < LANES; r++) {
@@ -306,8 +307,8 @@ static void targets(const pr__rows *rows, const pr__pass *pass, uint32_t first, 
 }
 
 /* Errors d of column j of the block move the later ones, by row j of a triangle of which t[k] sees element k * stride. */
-static void spread(float *restrict t, const float *restrict d, uint32_t j, uint32_t lanes, const float *by,
-                   size_t stride, float sign) {
+PR_CLONES static void spread(float *restrict t, const float *restrict d, uint32_t j, uint32_t lanes, const float *by,
+                             size_t stride, float sign) {
     for (uint32_t k = j + 1; k < PR_BLOCK; k++) {
         float f = sign * by[k * stride];
         float *to = t + (size_t)k * lanes;
@@ -337,7 +338,7 @@ void pr__rows_feedback(pr__rows *rows, const pr__pass *pass) {
 /* ---- descent ---- */
 
 /* g[32][64] = what the errors of all columns do to columns first .. first + 31: d H. */
-static void gradient(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
+PR_CLONES static void gradient(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
     const pr__hess *h = pass->hess;
     if (full) {
         pr__encode_product(pass->k, rows->d, 2 * PR__TILES, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, g,
@@ -353,7 +354,7 @@ static void gradient(const pr__rows *rows, const pr__pass *pass, uint32_t first,
 }
 
 /* Entries of the codebooks that a block's codes stand for: v[32][64]. */
-static void entries(const pr__rows *rows, const pr__book *book, uint32_t first, float *v) {
+PR_CLONES static void entries(const pr__rows *rows, const pr__book *book, uint32_t first, float *v) {
     for (uint32_t c = 0; c < PR_BLOCK; c++) {
         const uint8_t *code = rows->code + (size_t)(first + c) * LANES;
         for (uint32_t r = 0; r < LANES; r++) {
@@ -381,8 +382,8 @@ static void times_corner(const pr__pass *pass, uint32_t first, const float *v, f
 }
 
 /* New scales s of 32 lanes given v, hv and the gradient: the least squares of this group alone. moved: by how much. */
-static void refit(float *s, const float *quantum, const float *least, const float *v, const float *hv, const float *g,
-                  float *moved) {
+PR_CLONES static void refit(float *s, const float *quantum, const float *least, const float *v, const float *hv,
+                            const float *g, float *moved) {
     float up[LANES] = {0}, down[LANES] = {0}, to[LANES];
     for (size_t c = 0; c < PR_BLOCK; c++)
         for (size_t r = 0; r < LANES; r++) {
@@ -444,8 +445,8 @@ typedef struct left { /* one column of p8 and p16 */
 } left;
 
 /* Whole n near the target, but such that p16 can carry what w then lacks. */
-static void refine_column(const float *restrict t, const float *restrict w, const float *restrict s,
-                          const float *restrict c8, float rest_max, float k16, left *restrict out) {
+PR_CLONES static void refine_column(const float *restrict t, const float *restrict w, const float *restrict s,
+                                    const float *restrict c8, float rest_max, float k16, left *restrict out) {
     float slack = rest_max - 0.5f;
     for (int r = 0; r < LANES; r++) {
         float by = inverse_of(s[r]);
@@ -467,17 +468,39 @@ static void refine_column(const float *restrict t, const float *restrict w, cons
     }
 }
 
-/* Count what a column leaves, over lanes whose groups their floor does not hold up. */
-static void count_column(const pr__rows *rows, uint32_t c, const float *t, const left *l, float pivot,
-                         pr__refined *out) {
-    size_t g = (size_t)(c / PR_BLOCK) * LANES;
-    for (uint32_t r = 0; r < rows->n_rows; r++) {
-        if (rows->s4[g + r] <= 1.001f * rows->floor4[g + r]) continue;
-        float e = l->d[r] + rows->w[(size_t)c * LANES + r] - t[r];
-        out->error += (double)(pivot * e * e);
-        out->n++;
-        for (int i = 0; i < 4; i++) out->beyond[i] += fabsf(l->beyond[r]) > 129.0f / (float)(128 >> i);
+/* What columns leave, lane by lane. */
+typedef struct tally {
+    float live[LANES]; /* 1, or 0: no row, or a group that its floor holds up */
+    double error[LANES];
+    float n[LANES], beyond[4][LANES]; /* whole numbers: up to 2^24 columns */
+} tally;
+
+static void tally_group(const pr__rows *rows, uint32_t first, tally *t) {
+    size_t g = (size_t)(first / PR_BLOCK) * LANES;
+    for (uint32_t r = 0; r < LANES; r++)
+        t->live[r] = r < rows->n_rows && rows->s4[g + r] > 1.001f * rows->floor4[g + r] ? 1 : 0;
+}
+
+PR_CLONES static void tally_column(tally *restrict to, const float *restrict w, const float *restrict t,
+                                   const left *restrict l, float pivot) {
+    for (int r = 0; r < LANES; r++) {
+        float live = to->live[r], e = l->d[r] + w[r] - t[r];
+        to->error[r] += (double)(live * pivot * e * e);
+        to->n[r] += live;
     }
+    for (int i = 0; i < 4; i++)
+        for (int r = 0; r < LANES; r++)
+            to->beyond[i][r] += fabsf(l->beyond[r]) > 129.0f / (float)(128 >> i) ? to->live[r] : 0.0f;
+}
+
+static pr__refined tally_sum(const tally *t) {
+    pr__refined sum = {0};
+    for (int r = 0; r < LANES; r++) {
+        sum.error += t->error[r];
+        sum.n += (uint64_t)t->n[r];
+        for (int i = 0; i < 4; i++) sum.beyond[i] += (uint64_t)t->beyond[i][r];
+    }
+    return sum;
 }
 
 void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refined *out) {
@@ -485,9 +508,10 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
     const pr__book *book = pass->book;
     float t[PR_BLOCK * LANES], c8[LANES];
     left l;
-    *out = (pr__refined){0};
+    tally sums = {0};
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
         targets(rows, pass, first, PR__TILES, t);
+        tally_group(rows, first, &sums);
         for (uint32_t j = 0; j < PR_BLOCK; j++) {
             uint32_t c = first + j;
             size_t at = (size_t)c * LANES;
@@ -500,14 +524,15 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
             }
             put_errors(rows, h->cols, c, 0, l.d, 2 * PR__TILES);
             if (h->n) spread(t, l.d, j, LANES, h->n + first * h->stride + first + j, h->stride, -1);
-            count_column(rows, c, t + (size_t)j * LANES, &l, h->pivot[c], out);
+            tally_column(&sums, rows->w + at, t + (size_t)j * LANES, &l, h->pivot[c]);
         }
     }
+    *out = tally_sum(&sums);
 }
 
 /* ---- what was lost ---- */
 
-void pr__rows_loss(const pr__rows *rows, const pr__pass *pass, double out[2][PR__LANES]) {
+PR_CLONES void pr__rows_loss(const pr__rows *rows, const pr__pass *pass, double out[2][PR__LANES]) {
     const pr__hess *h = pass->hess;
     float g[PR_BLOCK * PAIR];
     double sums[PAIR] = {0};

@@ -144,9 +144,13 @@ class Page:
         return [l["message"] for l in self.b.get_log("browser") if l["level"] in ("SEVERE", "WARNING")]
 
     def findings(self):
-        """What axe finds that is serious or critical."""
+        """What axe finds that is serious or critical: in the modal dialog, where one is open, else on the page.
+
+        What lies under a modal dialog is inert, and axe knows no top layer: it takes the dialog's button for the
+        background of whatever text happens to lie beneath it."""
         self.js("if (!window.axe) { %s }" % AXE)
-        found = self.b.execute_async_script("axe.run(document, {resultTypes: ['violations']}).then(arguments[0])")
+        found = self.b.execute_async_script(
+            "axe.run(document.querySelector('dialog:modal') ?? document, {resultTypes: ['violations']}).then(arguments[0])")
         return [(v["id"], v["nodes"][0]["target"], v["nodes"][0].get("failureSummary", "")[:200])
                 for v in found["violations"] if v["impact"] in ("serious", "critical")]
 
