@@ -167,6 +167,9 @@ pr_status pr_estimate_graph(const pr_estimate *estimate, char **text, pr_err *er
 
 /* ---- levels of elastic models ------------------------------------------ */
 
+/* KL from the source, in nats a token, above which answers are nonsense: the right token has lost 9/10 of its probability. */
+#define PR_KL_USABLE 2.5
+
 /* All bytes are of weights in memory, what is not elastic (norms, ...) counted. */
 typedef struct pr_elastic_info {
     bool elastic; /* false: an ordinary model; everything else is 0 */
@@ -176,7 +179,8 @@ typedef struct pr_elastic_info {
     uint32_t target;               /* where a move is going; the cursor when none is under way */
     double bits_per_weight;        /* of packed matrices, at the cursor: plane bytes, scales and padding */
     double kl;                     /* expected KL against the source in nats a token, from the file's table */
-    bool kl_measured;              /* false: that is a guess by kinds of matrices (a file packed without calibration) */
+    bool kl_measured;              /* at the named levels at least; false: a guess by kinds of matrices */
+    bool int2_usable;              /* at int2 it was measured and is at most PR_KL_USABLE */
     size_t bytes, bytes_min, bytes_max;
     size_t level_bytes[PR_LEVELS]; /* at each level; those above the top repeat it */
     uint32_t level_cursor[PR_LEVELS];

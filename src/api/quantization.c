@@ -81,6 +81,7 @@ static void write_model(pr_str *out, const pr_api *api, const pr_model_info *m) 
         pr_write_f64(out, "bits_per_weight", e->bits_per_weight);
         pr_write_f64(out, "kl_expected", e->kl);
         pr_write_bool(out, "kl_measured", e->kl_measured);
+        pr_write_bool(out, "int2_usable", e->int2_usable);
         pr_write_u64(out, "bytes_min", e->bytes_min);
         pr_write_u64(out, "bytes_max", e->bytes_max);
         write_planes(out, e);

@@ -58,9 +58,11 @@ const char *pr__level_text(const pr_elastic_info *e) {
 }
 
 const char *pr__level_caution(const pr_elastic_info *e) {
-    if (!e->elastic || e->kl_measured || e->cursor >= e->level_cursor[PR_LEVEL_INT4]) return "";
-    return "below int4 of a file that was never measured (pack --fast) expect nonsense, not answers: pack without "
-           "--fast";
+    if (!e->elastic || e->int2_usable || e->cursor >= e->level_cursor[PR_LEVEL_INT4]) return "";
+    if (e->kl_measured && e->kl <= PR_KL_USABLE) return "";
+    return e->kl_measured
+               ? "so far from its source expect nonsense, not answers: `precis pack` without --fast makes a better int2"
+               : "below int4 of a file that was never measured expect nonsense, not answers: pack it anew";
 }
 
 const char *pr__levels_range(pr_level top) {

@@ -27,8 +27,8 @@ pr_status pr__parse_speculate(void *out, const char *value, pr_err *err);
 
 /* "int4", or "int4+" when some increments of the next level are in use. */
 const char *pr__level_text(const pr_elastic_info *e);
-/* What should be known before anything is asked of a model at these weights, a sentence without an end of line, or "": less than int4 of
- * a file whose KL is a guess. */
+/* What should be known before anything is asked of a model at these weights, a sentence without an end of line, or "": less than int4
+ * where that is of no use, or not known to be. */
 const char *pr__level_caution(const pr_elastic_info *e);
 /* "int2, int4, int8": what the file has. */
 const char *pr__levels_range(pr_level top);

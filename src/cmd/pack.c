@@ -47,7 +47,6 @@ static char *default_out(const char *source) {
 static pr_status read_text(pack *p, char **text) {
     size_t len = 0;
     if (!p->text_name) return PR_OK;
-    if (p->fast) return pr_fail(&p->err, PR_ERR_ARG, "--calibration: with --fast no text is read");
     pr_status status = pr_file_slurp(p->text_name, TEXT_BYTES_MAX, text, &len, &p->err);
     if (status == PR_OK) status = pr__text_check(p->text_name, *text, len, &p->err);
     p->opts.text = *text;
@@ -62,7 +61,7 @@ static pr_status run(pack *p, const char *source) {
     p->opts.cancel = pr__interrupt();
     p->opts.progress = show_progress;
     p->opts.progress_arg = p;
-    pr__progress_begin(&p->bar, p->fast ? "encoding" : "calibrating", false, 0);
+    pr__progress_begin(&p->bar, "calibrating", false, 0);
     pr_status status = pr_pack_model(source, p->out, &p->opts, &p->report, &p->err);
     pr__progress_end(&p->bar);
     if (status != PR_OK) pr__models_name_file(source, &p->err);
@@ -82,11 +81,11 @@ static void print_text(const pack *p, pr_str *s) {
     for (uint32_t l = 0; l < r->n_planes; l++)
         pr_str_printf(s, "  %s  %5.2f bits a weight, KL %.2g%s\n", level_names[l], r->level_bits[l], r->level_kl[l],
                       r->kl_measured ? "" : " (a guess)");
-    if (p->fast)
+    if (p->fast && !(r->kl_measured && r->level_kl[0] <= PR_KL_USABLE))
         pr_str_puts(s, "  below int4 expect nonsense, not answers: without --fast int2 is one for emergencies\n");
-    if (!p->fast)
-        pr_str_printf(s, "  calibrated with %llu tokens, %u matrices measured\n", (unsigned long long)r->n_tokens,
-                      r->n_measured);
+    if (r->n_tokens)
+        pr_str_printf(s, "  calibrated with %llu tokens, %u %s measured\n", (unsigned long long)r->n_tokens,
+                      r->n_measured, p->fast ? "levels" : "matrices");
     pr_str_printf(s, "  %.0f seconds\n", r->seconds);
     if (r->note[0]) pr_str_line(s, "  note: %s", r->note);
 }
@@ -155,7 +154,7 @@ int pr__cmd_pack(int argc, const char **argv) {
     int code;
     const pr_flag flags[] = {
         {"output", 'o', PR_FLAG_TEXT, "OUT", "the same as OUT (else NAME.planes.gguf beside it)", &p.out, NULL, NULL},
-        {"fast", 0, PR_FLAG_BOOL, NULL, "no calibration: quick; int4 coarser, int2 useless", &p.fast, NULL, NULL},
+        {"fast", 0, PR_FLAG_BOOL, NULL, "a glance at the text: quick; int4 coarser, int2 poor", &p.fast, NULL, NULL},
         {"calibration", 0, PR_FLAG_TEXT, "FILE", "calibrate with this text", &p.text_name, NULL, NULL},
         {"threads", 't', PR_FLAG_U32, "N", "threads (all that this process may use)", &p.threads, NULL, NULL},
         {"json", 0, PR_FLAG_BOOL, NULL, "for scripts", &p.json, NULL, NULL},

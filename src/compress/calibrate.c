@@ -132,7 +132,7 @@ static pr_status choose_probes(calibrator *c, pr_err *err) {
     size_t row = (size_t)c->desc.n_vocab * sizeof(float), rows = LOGITS_BYTES / row;
     uint32_t n = c->n_chunks < 3 ? 1 : 3;
     out->n_probes = n;
-    out->probe_len = c->out_max;
+    out->probe_len = c->o.probe_max && c->o.probe_max < c->out_max ? c->o.probe_max : c->out_max;
     if (out->probe_len > rows / n) out->probe_len = rows / n < 16 ? 16 : (uint32_t)(rows / n);
     for (uint32_t i = 0; i < n; i++) {
         chunk *at = &c->chunks[(2 * i + 1) * c->n_chunks / (2 * n)];
@@ -275,7 +275,7 @@ static pr_status list_inputs(calibrator *c, uint32_t layer, pr_err *err) {
             return pr_fail(err, PR_ERR_UNSUPPORTED, "layer %u has more than %d inputs of matrices", layer, INPUTS_MAX);
         input *in = &c->inputs[c->n_inputs];
         *in = (input){.value = value, .first_matmul = (pr_node_id)i};
-        pr_status st = pr_gram_init(&in->gram, c->g.nodes[value].cols, c->chunk_max, err);
+        pr_status st = pr_gram_init(&in->gram, c->g.nodes[value].cols, c->chunk_max, c->o.diagonal, err);
         if (st) return st;
         c->n_inputs++;
     }
@@ -398,7 +398,8 @@ static pr_status hand_over(calibrator *c, uint32_t layer, pr_calibrated_fn *fn, 
         const pr_gram *gram = &input_of(c, n->in[0])->gram;
         for (uint32_t m = 1; m <= n->attr.n_mats && !st; m++) {
             const pr_calibrated matrix = {.tensor = c->g.nodes[n->in[m]].tensor,
-                                          .gram = gram->sum,
+                                          .gram = c->o.diagonal ? NULL : gram->sum,
+                                          .diagonal = c->o.diagonal ? gram->sum : NULL,
                                           .cols = gram->cols,
                                           .n_rows = gram->n_total,
                                           .head = (pr_node_id)i == c->g.output};

@@ -4,7 +4,7 @@
  * The text is cut into chunks, each beginning with the model's start token if it wants one, and all of them go through
  * the model layer by layer with exact activations: the weights of one layer are in memory at a time (graph/weights_range.h),
  * the residual streams of all tokens wait (compress/streams.h). For every matrix the Gram matrix of its inputs comes out
- * (compress/gram.h), and is handed over when its layer is done. At the end there are also: how often each token occurred,
+ * (compress/gram.h), or its diagonal, and is handed over when its layer is done. At the end there are also: how often each token occurred,
  * the probability that the model gave it on average, and the logits of a few short texts ("probes") to compare with.
  *
  * The results do not depend on the number of threads.
@@ -23,6 +23,8 @@ typedef struct pr_calibrate_opts {
     pr_team *team;
     uint32_t chunk_max;                           /* tokens of a chunk; 0: 512. At most the model's context */
     uint32_t n_tokens_max;                        /* of the text; 0: 16384 */
+    uint32_t probe_max;                           /* tokens of a probe; 0: what 64 MB of logits hold */
+    bool diagonal;                                /* of the Gram matrices their diagonals only */
     size_t stream_bytes;                          /* streams above this go to a file; 0: 1 GiB */
     const char *folder;                           /* for that file */
     const volatile int *cancel;                   /* looked at between chunks; may be NULL */
@@ -30,10 +32,11 @@ typedef struct pr_calibrate_opts {
     void *progress_arg;
 } pr_calibrate_opts;
 
-/* A matrix and its inputs. gram: [cols][cols], symmetric, the sum over n_rows rows; valid during the call. */
+/* A matrix and its inputs. gram: [cols][cols], symmetric, the sum over n_rows rows; or diagonal: [cols] of it, the other is
+ * NULL. Valid during the call. */
 typedef struct pr_calibrated {
     const pr_tensor_info *tensor;
-    const float *gram;
+    const float *gram, *diagonal;
     uint32_t cols;
     uint64_t n_rows;
     bool head; /* its result is the logits */

@@ -15,9 +15,13 @@
 
 enum { STRIP = 128, TILES = STRIP / PR_TILE_ROWS, TAKE_COLS = 64, ALIGN = 64 };
 
-pr_status pr_gram_init(pr_gram *gram, uint32_t cols, uint32_t rows_max, pr_err *err) {
+pr_status pr_gram_init(pr_gram *gram, uint32_t cols, uint32_t rows_max, bool diagonal, pr_err *err) {
     size_t padded = pr_align_up(cols, PR_TILE_ROWS), sum_bytes, columns_bytes;
     *gram = (pr_gram){.cols = cols, .rows_max = rows_max};
+    if (diagonal) {
+        gram->sum = pr_calloc(PR_TAG_SCRATCH, cols, sizeof *gram->sum);
+        return gram->sum ? PR_OK : pr_fail_nomem(err, "a diagonal", cols * sizeof *gram->sum);
+    }
     gram->stride = pr_align_up(rows_max, PR_TILE_ROWS) + PR_TILE_ROWS; /* not a power of two apart */
     if (!pr_size_mul(cols, cols * sizeof(float), &sum_bytes) ||
         !pr_size_mul(padded, gram->stride * sizeof(float), &columns_bytes))
@@ -36,7 +40,7 @@ void pr_gram_free(pr_gram *gram) {
 }
 
 void pr_gram_clear(pr_gram *gram) {
-    memset(gram->sum, 0, (size_t)gram->cols * gram->cols * sizeof *gram->sum);
+    memset(gram->sum, 0, (gram->columns ? (size_t)gram->cols : 1) * gram->cols * sizeof *gram->sum);
     gram->n_rows = 0;
     gram->n_total = 0;
 }
@@ -45,9 +49,15 @@ void pr_gram_clear(pr_gram *gram) {
 
 uint32_t pr_gram_take_chunks(const pr_gram *gram) { return (gram->cols + TAKE_COLS - 1) / TAKE_COLS; }
 
+static void add_squares(float *sum, uint32_t n_cols, const float *x, size_t x_stride, uint32_t n_rows) {
+    for (uint32_t r = 0; r < n_rows; r++)
+        for (uint32_t c = 0; c < n_cols; c++) sum[c] += x[r * x_stride + c] * x[r * x_stride + c];
+}
+
 void pr_gram_take(pr_gram *gram, uint32_t chunk, const float *x, size_t x_stride, uint32_t n_rows) {
     uint32_t first = chunk * TAKE_COLS, end = first + TAKE_COLS < gram->cols ? first + TAKE_COLS : gram->cols;
-    for (uint32_t r0 = 0; r0 < n_rows; r0 += PR_TILE_ROWS) { /* a few rows at a time stay in cache */
+    if (!gram->columns) add_squares(gram->sum + first, end - first, x + first, x_stride, n_rows);
+    for (uint32_t r0 = 0; r0 < n_rows && gram->columns; r0 += PR_TILE_ROWS) { /* a few rows at a time stay in cache */
         uint32_t r1 = r0 + PR_TILE_ROWS < n_rows ? r0 + PR_TILE_ROWS : n_rows;
         for (uint32_t c = first; c < end; c++) {
             float *out = gram->columns + c * gram->stride;
@@ -74,7 +84,7 @@ typedef struct adder {
     uint32_t n_chunks;
 } adder;
 
-static uint32_t strips(const pr_gram *g) { return g->n_rows ? (g->cols + STRIP - 1) / STRIP : 0; }
+static uint32_t strips(const pr_gram *g) { return g->columns && g->n_rows ? (g->cols + STRIP - 1) / STRIP : 0; }
 
 /* Features first .. first + 16 * n_tiles as tiles whose columns are the rows of the batch. */
 static void pack_strip(const pr_gram *g, uint32_t first, uint32_t n_tiles, float *out) {
@@ -146,6 +156,6 @@ void pr_gram_add(pr_gram *grams, size_t n, const pr_kernels *k, pr_team *team, u
 }
 
 void pr_gram_finish(pr_gram *gram) {
-    for (size_t i = 0; i < gram->cols; i++)
+    for (size_t i = 0; i < gram->cols && gram->columns; i++)
         for (size_t j = 0; j < i; j++) gram->sum[i * gram->cols + j] = gram->sum[j * gram->cols + i];
 }

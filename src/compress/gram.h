@@ -1,9 +1,10 @@
 /*
- * Gram matrices: H = X^T X of the inputs of a matrix, summed over all rows that it is fed.
+ * Gram matrices: H = X^T X of the inputs of a matrix, summed over all rows that it is fed; or its diagonal alone.
  *
  * Rows come in batches (the rows of a step). A batch is first turned into columns (pr_gram_take, in parallel pieces, as the
  * body of a tap), then multiplied with itself (pr_gram_add). Within a batch the sum over rows is one chain of fused
- * multiply-adds in order, batches are added in order: the result does not depend on the number of threads.
+ * multiply-adds in order, batches are added in order: the result does not depend on the number of threads. A diagonal needs no
+ * more than the taking.
  */
 #ifndef PRECIS_COMPRESS_GRAM_H
 #define PRECIS_COMPRESS_GRAM_H
@@ -13,14 +14,14 @@
 
 typedef struct pr_gram {
     uint32_t cols, rows_max; /* rows_max: of a batch */
-    float *sum;              /* [cols][cols]; the upper triangle until pr_gram_finish() */
-    float *columns;          /* [cols rounded up to 16][stride] the batch, transposed */
+    float *sum;              /* [cols][cols]; the upper triangle until pr_gram_finish(). Diagonal: [cols] */
+    float *columns;          /* [cols rounded up to 16][stride] the batch, transposed. Diagonal: NULL */
     size_t stride;           /* floats */
     uint32_t n_rows;         /* of the batch; 0: none is waiting */
     uint64_t n_total;        /* rows summed */
 } pr_gram;
 
-pr_status pr_gram_init(pr_gram *gram, uint32_t cols, uint32_t rows_max, pr_err *err);
+pr_status pr_gram_init(pr_gram *gram, uint32_t cols, uint32_t rows_max, bool diagonal, pr_err *err);
 void pr_gram_free(pr_gram *gram); /* an all-zero struct is allowed */
 void pr_gram_clear(pr_gram *gram);
 

@@ -226,12 +226,13 @@ static pr_status open_model(pr_measure *m, const char *path, pr_err *err) {
 }
 
 /* As many planes as leave most of the memory free. */
-static pr_status open_planes(pr_measure *m, pr_err *err) {
+static pr_status open_planes(pr_measure *m, pr_plane most, pr_err *err) {
     pr_status st = pr_residency_open(m->file, &m->residency, err);
     if (st) return st;
     double room = ROOM * (double)pr_ram_available();
-    uint32_t cursor = m->set->level_cursor[PR_PLANE_P16];
     m->top = (pr_plane)(m->set->n_planes - 1);
+    if (most < m->top) m->top = most;
+    uint32_t cursor = m->set->level_cursor[m->top];
     if ((double)pr_residency_bytes_at(m->residency, cursor) > room && m->top == PR_PLANE_P16) {
         cursor = m->set->level_cursor[PR_PLANE_P8];
         m->top = PR_PLANE_P8;
@@ -282,8 +283,8 @@ static pr_status open_buffers(pr_measure *m, pr_err *err) {
     return pr_fail_nomem(err, "buffers for measuring", stream * m->desc.n_layers);
 }
 
-pr_status pr_measure_open(const char *path, pr_calibration *cal, const pr_kernels *k, pr_team *team, pr_measure **out,
-                          pr_err *err) {
+pr_status pr_measure_open(const char *path, pr_calibration *cal, pr_plane most, const pr_kernels *k, pr_team *team,
+                          pr_measure **out, pr_err *err) {
     *out = NULL;
     pr_measure *m = pr_calloc(PR_TAG_SCRATCH, 1, sizeof *m);
     if (!m) return pr_fail_nomem(err, "measuring", sizeof *m);
@@ -296,10 +297,10 @@ pr_status pr_measure_open(const char *path, pr_calibration *cal, const pr_kernel
     pr_graph_init(&m->g);
     pr_status st = open_model(m, path, err);
     if (!st) st = open_buffers(m, err);
-    if (!st) st = open_planes(m, err);
+    if (!st) st = open_planes(m, most, err);
     if (!st) st = open_exec(m, err);
     if (!st) pr_team_run(team, source_thread, m);
-    if (!st) st = run_untouched(m, err);
+    if (!st && most > PR_PLANE_P4) st = run_untouched(m, err);
     if (st) pr_measure_close(m);
     else *out = m;
     return st;

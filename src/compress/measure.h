@@ -16,11 +16,12 @@
 typedef struct pr_measure pr_measure;
 
 /*
- * path: a plane file, finished or not; cal is borrowed and its probe_logits are turned into probabilities. Loads the
- * planes up to p8, and p16 where that leaves most of the memory free. PR_ERR_LIMIT when not even p8 does.
+ * path: a plane file, finished or not; cal is borrowed and its probe_logits are turned into probabilities. most: P4, for
+ * units only, or P16. Loads the planes up to p8, and p16 where that leaves most of the memory free, or those of int4.
+ * PR_ERR_LIMIT when not even so much does.
  */
-pr_status pr_measure_open(const char *path, pr_calibration *cal, const pr_kernels *k, pr_team *team, pr_measure **out,
-                          pr_err *err);
+pr_status pr_measure_open(const char *path, pr_calibration *cal, pr_plane most, const pr_kernels *k, pr_team *team,
+                          pr_measure **out, pr_err *err);
 void pr_measure_close(pr_measure *m); /* NULL is allowed */
 
 /* The highest plane that is loaded. */

@@ -21,11 +21,19 @@
 #include "store/convert.h"
 #include "store/encode.h"
 
-enum { ALIGNMENT = 4096, COPY_BYTES = 1 << 20, POLISH = 5, ANCHORS_MAX = 8 };
+enum {
+    ALIGNMENT = 4096,
+    COPY_BYTES = 1 << 20,
+    POLISH = 5,
+    ANCHORS_MAX = 8,
+    FAST_TOKENS = 512, /* of the text that is read with `fast`, */
+    FAST_PROBE = 128   /* and of those that its levels are measured with */
+};
 
 static const double MEASURE_WORK = 16e12; /* one of 135M weights takes 4e12 for all of its matrices */
-/* Shares of the whole for the progress, where there is a calibration. */
+/* Shares of the whole for the progress. */
 static const double SHARE_READ = 0.3, SHARE_ENCODE = 0.5, SHARE_MEASURE = 0.2;
+static const double SHARE_READ_FAST = 0.25, SHARE_ENCODE_FAST = 0.75;
 /* Of H (store/encode.h): rows of a tied embedding are looked up as well, where all columns count alike. */
 static const float DAMP = 0.1F, DAMP_HEAD = 0.5F, DAMP_TIED = 1;
 
@@ -48,8 +56,9 @@ typedef struct packer {
 /* ---- progress --------------------------------------------------------------- */
 
 static void tell(const packer *p, const char *stage) {
-    double encoded = (double)p->encoded / (double)p->plan.set.n_weights, all = encoded;
-    if (!p->o.fast) all = SHARE_READ * p->read + SHARE_ENCODE * encoded + SHARE_MEASURE * p->measured;
+    double encoded = (double)p->encoded / (double)p->plan.set.n_weights;
+    double all = p->o.fast ? SHARE_READ_FAST * p->read + SHARE_ENCODE_FAST * encoded
+                           : SHARE_READ * p->read + SHARE_ENCODE * encoded + SHARE_MEASURE * p->measured;
     if (p->o.progress) p->o.progress(p->o.progress_arg, stage, all);
 }
 
@@ -130,7 +139,7 @@ static void describe_origin(packer *p) {
     pr_str_printf(&bytes, "%llu", (unsigned long long)pr_model_file_bytes(p->file));
     pr_str_printf(&changed, "%lld", (long long)pr_model_file_changed_ns(p->file));
     const char *path = pr_model_file_path(p->file), *slash = strrchr(path, '/');
-    const char *text = p->o.fast ? "none" : p->o.text_name ? p->o.text_name : "built-in";
+    const char *text = p->o.text_name ? p->o.text_name : "built-in";
     pr_gguf_meta_str(p->w, "precis.source", slash ? slash + 1 : path);
     if (pr_str_ok(&types) && pr_str_ok(&bytes) && pr_str_ok(&changed)) {
         pr_gguf_meta_str(p->w, "precis.source.bytes", bytes.data);
@@ -202,11 +211,16 @@ static double norm_of(const float *w, size_t n, uint32_t cols) {
 
 static float damp_of(const pr__matrix *m) { return !m->head ? DAMP : m->embedding ? DAMP_TIED : DAMP_HEAD; }
 
-static pr_status encode(packer *p, uint32_t i, const float *gram, pr_err *err) {
+/* inputs: NULL where they are not known. */
+static pr_status encode(packer *p, uint32_t i, const pr_calibrated *inputs, pr_err *err) {
     pr_plane_tensor *t = &p->plan.set.tensors[i];
     pr__matrix *m = &p->plan.matrices[i];
     size_t n = (size_t)t->rows * t->cols, bytes = n * sizeof(float);
-    pr_encode_job job = {.rows = t->rows, .cols = t->cols, .gram = gram};
+    pr_encode_job job = {.rows = t->rows, .cols = t->cols};
+    if (inputs) {
+        job.gram = inputs->gram;
+        job.diag = inputs->diagonal;
+    }
     job.opts = (pr_encode_opts){
         .damp = damp_of(m), .n_polish = p->o.fast ? 0 : POLISH, .fast = p->o.fast, .n_planes = t->n_planes};
     float *w = pr_map(PR_TAG_SCRATCH, bytes);
@@ -237,27 +251,33 @@ static pr_status encode(packer *p, uint32_t i, const float *gram, pr_err *err) {
 static pr_status take_calibrated(void *arg, const pr_calibrated *c, pr_err *err) {
     packer *p = arg;
     for (uint32_t i = 0; i < p->plan.set.n_tensors; i++)
-        if (p->plan.matrices[i].source == c->tensor && !p->plan.matrices[i].done) return encode(p, i, c->gram, err);
+        if (p->plan.matrices[i].source == c->tensor && !p->plan.matrices[i].done) return encode(p, i, c, err);
     return PR_OK;
+}
+
+static pr_status calibrate(packer *p, const char *folder, pr_err *err) {
+    bool fast = p->o.fast;
+    const pr_calibrate_opts how = {.text = p->o.text,
+                                   .text_len = p->o.text_len,
+                                   .kernels = p->k,
+                                   .team = p->team,
+                                   .n_tokens_max = p->o.n_tokens_max || !fast ? p->o.n_tokens_max : FAST_TOKENS,
+                                   .probe_max = fast ? FAST_PROBE : 0,
+                                   .diagonal = fast,
+                                   .folder = folder,
+                                   .cancel = p->o.cancel,
+                                   .progress = tell_read,
+                                   .progress_arg = p};
+    return pr_calibrate(p->file, &how, take_calibrated, p, &p->cal, err);
 }
 
 static pr_status encode_all(packer *p, const char *folder, pr_err *err) {
     double begun = pr_now();
-    pr_status st = PR_OK;
-    if (!p->o.fast) {
-        const pr_calibrate_opts how = {.text = p->o.text,
-                                       .text_len = p->o.text_len,
-                                       .kernels = p->k,
-                                       .team = p->team,
-                                       .n_tokens_max = p->o.n_tokens_max,
-                                       .folder = folder,
-                                       .cancel = p->o.cancel,
-                                       .progress = tell_read,
-                                       .progress_arg = p};
-        st = pr_calibrate(p->file, &how, take_calibrated, p, &p->cal, err);
-        p->report->n_tokens = p->cal.n_tokens;
-        p->report->nll = p->cal.nll;
-    }
+    pr_status st = calibrate(p, folder, err);
+    bool without = p->o.fast && !p->o.text && (st == PR_ERR_UNSUPPORTED || st == PR_ERR_ARG);
+    if (without) st = PR_OK; /* a model that cannot read our text: all columns count alike */
+    p->report->n_tokens = p->cal.n_tokens;
+    p->report->nll = p->cal.nll;
     for (uint32_t i = 0; i < p->plan.set.n_tensors && !st; i++)
         if (!p->plan.matrices[i].done) st = encode(p, i, NULL, err);
     p->report->seconds_encode = pr_now() - begun;
@@ -267,7 +287,7 @@ static pr_status encode_all(packer *p, const char *folder, pr_err *err) {
 /* ---- ranking ---------------------------------------------------------------- */
 
 static pr_status rank_units(packer *p, pr_measure *measure, pr_err *err) {
-    const pr_damage_how how = {.cal = p->o.fast ? NULL : &p->cal,
+    const pr_damage_how how = {.cal = p->cal.n_tokens ? &p->cal : NULL,
                                .measure = measure,
                                .n_layers = p->desc.n_layers,
                                .work = p->o.measure_work > 0 ? p->o.measure_work : MEASURE_WORK,
@@ -291,24 +311,24 @@ static pr_status measure_at(packer *p, pr_measure *m, uint32_t n, pr_anchor *out
     return st ? st : check_cancel(p, err);
 }
 
-/* Measure the named levels and some points between, and bend the expectation to that. */
+/* Measure the named levels and, with time, some points between, and bend the expectation to that. */
 static pr_status anchor(packer *p, pr_measure *m, pr_err *err) {
     pr_plane_set *set = &p->plan.set;
     const uint32_t *c = set->level_cursor;
     const uint32_t points[] = {0, c[0], c[0] + (c[1] - c[0]) / 2, c[1], c[1] + (c[2] - c[1]) / 2, c[2], c[3]};
+    const bool between[] = {false, false, true, false, true, false, false};
     pr_anchor anchors[ANCHORS_MAX] = {{0}};
     size_t n = 0;
-    bool all = pr_measure_top(m) + 1 == (pr_plane)set->n_planes;
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
-        if (n > 0 && points[i] == anchors[n - 1].n) continue;
-        bool loaded = all || points[i] <= c[PR_PLANE_P8];
-        if (!loaded) { /* as far from the expectation as the last one that could be measured */
+        if ((p->o.fast && between[i]) || (n > 0 && points[i] == anchors[n - 1].n)) continue;
+        if (points[i] > c[pr_measure_top(m)]) { /* as far from the expectation as the last one that could be measured */
             double ratio = anchors[n - 1].kl / ((double)set->kl[anchors[n - 1].n] + 1e-300);
             anchors[n++] = (pr_anchor){points[i], (double)set->kl[points[i]] * ratio};
             continue;
         }
         pr_status st = measure_at(p, m, points[i], &anchors[n++], err);
         if (st) return st;
+        if (p->o.fast) p->report->n_measured++;
     }
     pr_rank_bend(set, anchors, n);
     p->report->kl_measured = true;
@@ -319,9 +339,10 @@ static pr_status anchor(packer *p, pr_measure *m, pr_err *err) {
 static pr_status measure(packer *p, pr_err *err) {
     pr_measure *m = NULL;
     double begun = pr_now();
-    pr_status st = pr_measure_open(pr_gguf_part_path(p->w), &p->cal, p->k, p->team, &m, err);
+    pr_plane most = p->o.fast ? PR_PLANE_P4 : PR_PLANE_P16;
+    pr_status st = pr_measure_open(pr_gguf_part_path(p->w), &p->cal, most, p->k, p->team, &m, err);
     if (st == PR_ERR_LIMIT) return PR_OK; /* too large for this machine: the table stands */
-    if (!st) st = rank_units(p, m, err);
+    if (!st && !p->o.fast) st = rank_units(p, m, err);
     if (!st) st = anchor(p, m, err);
     pr_measure_close(m);
     p->report->seconds_measure = pr_now() - begun;
@@ -331,7 +352,7 @@ static pr_status measure(packer *p, pr_err *err) {
 static pr_status rank_all(packer *p, pr_err *err) {
     pr_status st = rank_units(p, NULL, err);
     if (!st) st = pr_planes_complete(p->w, &p->plan.set, err);
-    if (!st && !p->o.fast && p->o.measure_work >= 0) st = measure(p, err);
+    if (!st && p->cal.n_tokens && p->o.measure_work >= 0) st = measure(p, err);
     return st;
 }
 

@@ -2,8 +2,8 @@
  * Packing: from any model file to a plane file (store/planes.h), which holds every precision at once.
  *
  * Calibrated, the model reads a text first (compress/calibrate.h), each matrix is encoded for what it is multiplied with
- * (store/encode.h), and then it is measured what each matrix is worth (compress/measure.h). Fast, there is no text: nearest
- * codes, and a table by kind of matrix instead of measurements.
+ * (store/encode.h), and then it is measured what each matrix is worth (compress/measure.h). Fast, it reads no more than tells
+ * how much each column counts: nearest codes, an order by kind of matrix, and only the levels are measured.
  *
  * The file appears under its name when it is whole. Memory: the packed weights and floats of a layer, its Gram matrices,
  * and what the encoder needs; for measuring, the model's planes up to p8, if there is room.
@@ -22,7 +22,7 @@ typedef struct pr_pack_opts {
     int n_threads; /* 0: what affinity and the CPU quota allow */
     int nice;
     uint32_t cpumask;      /* ISA bits allowed; 0: all */
-    uint32_t n_tokens_max; /* of the text; 0: 16384 */
+    uint32_t n_tokens_max; /* of the text; 0: 16384, fast: 512 */
     double measure_work;   /* multiply-adds, about; 0: 16e12, below 0: nothing is measured */
     uint64_t unit_bytes;   /* of p2 in a unit; 0: a 400th of all, 16 KiB to 8 MiB */
     const volatile int *cancel;
@@ -38,7 +38,7 @@ typedef struct pr_pack_report {
     double level_bits[PR_PLANE_COUNT]; /* a weight */
     double level_kl[PR_PLANE_COUNT];
     bool kl_measured;    /* against the source; else a guess by the table */
-    uint32_t n_measured; /* matrices that were measured one by one */
+    uint32_t n_measured; /* matrices that were measured one by one; fast: levels */
     uint64_t n_tokens;   /* calibrated with */
     double nll;          /* of the text, a token, in nats */
     double seconds_encode, seconds_measure, seconds;

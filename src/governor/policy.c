@@ -169,7 +169,7 @@ static pr_case case_of(const pr_gov_settings *set, const pr_gov_snapshot *snap) 
     c.requests = snap->running > UINT32_MAX - snap->queued ? UINT32_MAX : snap->running + snap->queued;
     c.level = snap->level < snap->top ? snap->level : snap->top;
     c.use = fraction(snap, (double)snap->used_bytes);
-    bool small = snap->n_params > 0 && snap->n_params < 1000000000, own = small || snap->guessed;
+    bool small = snap->n_params > 0 && snap->n_params < 1000000000, own = small || snap->poor_int2;
     c.has_floor = snap->floor_given || own;
     c.floor = at_least(c.mask, snap->floor_given ? snap->floor : own ? PR_LEVEL_INT4 : PR_LEVEL_INT2);
     return c;

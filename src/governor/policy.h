@@ -69,7 +69,7 @@ typedef struct pr_gov_snapshot {
     uint64_t weight_bytes_min;       /* the least there is; 0: level_bytes[PR_LEVEL_INT2] */
     uint64_t weight_bytes_max;       /* cap on them (MAX_MODEL_CACHE_MB, a budget by hand); 0: none */
     uint64_t n_params;               /* 0: unknown */
-    bool guessed;                    /* how good its levels are was never measured: int2 may be of no use */
+    bool poor_int2;                  /* int2 was never measured, or found to be of no use */
     uint32_t levels_able;            /* bit 1 << level: the device can run it; 0: all */
 
     uint32_t running, queued;
@@ -78,7 +78,7 @@ typedef struct pr_gov_snapshot {
     bool cap_given; /* weight_bytes_max was set by hand just now: take what it and the table allow at once */
     bool emergency; /* the memory guard's: the lowest level at once, whatever else is asked */
     bool floor_given, force_given;
-    pr_level floor; /* min_quantization; without one a model under 1e9 parameters has int4, and a guessed one */
+    pr_level floor; /* min_quantization; without one a model under 1e9 parameters has int4, and one of poor int2 */
     pr_level force;
 
     double calm_seconds; /* how long use < comfortable and requests < low have held, and nothing was changed */

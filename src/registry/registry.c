@@ -243,7 +243,7 @@ static size_t first_weights(const pr_registry *r, const need *n, size_t room) {
                             .weight_bytes_min = n->least,
                             .weight_bytes_max = weights,
                             .n_params = n->n_params,
-                            .guessed = !n->elastic.kl_measured,
+                            .poor_int2 = !n->elastic.int2_usable,
                             .queued = n->requests,
                             .request_bytes = n->scratch};
     pr_gov_decision d;

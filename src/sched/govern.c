@@ -92,7 +92,7 @@ static pr_gov_snapshot snapshot_of(const pr_sched *s, const pr__lane *lane, cons
         .weight_bytes_min = e->bytes_min,
         .weight_bytes_max = lane->budget && lane->budget < room ? lane->budget : room,
         .n_params = lane->info.n_params,
-        .guessed = e->elastic && !e->kl_measured,
+        .poor_int2 = e->elastic && !e->int2_usable,
         .running = lane->running.n,
         .queued = waiting_for(s, lane->model),
         .request_bytes = pr__sched_promised(s) + lane->wanted_bytes,

@@ -203,18 +203,15 @@ static pr_status reserve(pr__encoder *e, pr_err *err) {
 
 static pr_status encode(pr__encoder *e, pr_err *err) {
     pr_encode_job *job = e->job;
-    bool fast = e->opts.fast, want_loss = false;
-    for (uint32_t p = 0; p < e->opts.n_planes; p++) {
-        want_loss |= job->loss.row[p] != NULL;
+    bool fast = e->opts.fast;
+    for (uint32_t p = 0; p < e->opts.n_planes; p++)
         memset(job->plane[p], 0, pr_pack_tiles(job->rows) * pr_plane_tile_bytes((pr_plane)p, job->cols));
-    }
     e->top = pr_alloc(PR_TAG_MISC, job->rows * sizeof *e->top);
     e->sample = pr_alloc(PR_TAG_MISC, PR__SAMPLE_MAX * sizeof *e->sample);
     if (!e->top || !e->sample) return pr_fail_nomem(err, "rows to encode", job->rows * sizeof *e->top);
     pr_status st = scan(e, err);
-    if (!st)
-        st = pr__hess_open(&e->hess, job->gram, job->cols, e->opts.damp, !fast || want_loss, !fast, e->k, e->team, err);
-    e->pass.full = !fast && e->hess.h;
+    if (!st) st = pr__hess_open(&e->hess, job->gram, job->diag, job->cols, e->opts.damp, !fast, e->k, e->team, err);
+    e->pass.full = e->hess.h != NULL;
     if (!st) st = reserve(e, err);
     if (!st) st = pr__book_make(e, err);
     if (!st) pr__encode_loop(e->team, (job->rows + PR__LANES - 1) / PR__LANES, encode_body, e);

@@ -1,7 +1,7 @@
 /*
  * Encoding: from the numbers of a matrix to its planes. Pure: statistics come in as arguments.
  *
- * Given W[rows, cols] and the Gram matrix H = X^T X of the matrix's inputs (or none: all columns count alike), find codes,
+ * Given W[rows, cols] and the Gram matrix H = X^T X of the matrix's inputs (or its diagonal, or none: all columns count alike), find codes,
  * scales and tables such that each level is close to W under H, although the levels share their bits. GPTQ (Frantar et
  * al., arXiv:2210.17323) with two error states, one for the 2-bit level and one for the 4-bit level: a code i minimises
  * (1 - lambda) (t2 - s2 c2[i/4])^2 + lambda (t4 - s4 c4[i])^2, and each level's own error moves its own targets of later
@@ -23,11 +23,12 @@ typedef struct pr_encode_opts {
     float lambda;      /* weight of the 4-bit error in the choice of a code; 0 means 0.95 */
     float damp;        /* added to the diagonal of H, whose mean is 1; 0 means 0.1 */
     uint32_t n_polish; /* rounds of refit and descent: 6 is near the end of what they gain; fast: one */
-    bool fast;         /* nearest codes and one refit of scales, no feedback: for packing without calibration */
+    bool fast;         /* nearest codes and one refit of scales, no feedback: no more of H than its diagonal counts */
     uint32_t n_planes; /* 1..4 */
 } pr_encode_opts;
 
-/* What a row lost: [rows] each, may be NULL: e^T H e / cols with e = w - decoded and H normalised to mean diagonal 1. */
+/* What a row lost: [rows] each, may be NULL: e^T H e / cols with e = w - decoded and H normalised to mean diagonal 1; fast:
+ * with nothing of H but its diagonal. */
 typedef struct pr_encode_loss {
     float *row[PR_PLANE_COUNT];
 } pr_encode_loss;
@@ -36,6 +37,7 @@ typedef struct pr_encode_job {
     const float *w;      /* [rows][cols], finite */
     uint32_t rows, cols; /* cols a multiple of 32 */
     const float *gram;   /* [cols][cols] symmetric, or NULL */
+    const float *diag;   /* [cols], where gram is NULL: its diagonal; or NULL */
     pr_encode_opts opts;
     /* Results: */
     pr_plane_book book;

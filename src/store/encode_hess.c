@@ -57,6 +57,17 @@ static pr_status check_gram(factor *f, pr_team *team, pr_err *err) {
     return PR_OK;
 }
 
+static pr_status check_diag(factor *f, const float *diag, pr_err *err) {
+    double sum = 0;
+    for (uint32_t i = 0; i < f->hess->cols; i++) {
+        if (!isfinite(diag[i]) || diag[i] < 0)
+            return pr_fail(err, PR_ERR_FORMAT, "diag [%u] is not a finite number of 0 or more", i);
+        sum += (double)diag[i];
+    }
+    f->scale = sum > 0 ? f->hess->cols / sum : 0;
+    return PR_OK;
+}
+
 static void copy_body(void *ctx, uint32_t chunk, int thread) {
     (void)thread;
     factor *f = ctx;
@@ -66,7 +77,7 @@ static void copy_body(void *ctx, uint32_t chunk, int thread) {
         float *out = s->h + i * s->stride;
         for (uint32_t j = 0; j < s->cols; j++) out[j] = (float)(row[j] * f->scale);
         out[i] = s->diag[i];
-        if (s->n) memcpy(s->n + i * s->stride, out, s->cols * sizeof *out);
+        memcpy(s->n + i * s->stride, out, s->cols * sizeof *out);
     }
 }
 
@@ -162,7 +173,7 @@ static void factorize(factor *f, pr_team *team) {
 
 /* ---- opening ---- */
 
-static pr_status reserve(factor *f, bool keep, bool feedback, pr_err *err) {
+static pr_status reserve(factor *f, bool full, pr_err *err) {
     pr__hess *s = f->hess;
     size_t cells;
     s->stride = s->cols % 1024 ? s->cols
@@ -173,24 +184,26 @@ static pr_status reserve(factor *f, bool keep, bool feedback, pr_err *err) {
     s->pivot = s->diag + s->cols;
     if (!pr_size_mul(s->cols, s->stride, &cells) || !pr_size_mul(cells, sizeof *s->h, &s->bytes))
         return pr_fail(err, PR_ERR_LIMIT, "%u columns are too many", s->cols);
-    if (keep) s->h = pr_map(PR_TAG_MISC, s->bytes);
-    if (keep && !s->h) return pr_fail_nomem(err, "the inputs' matrix", s->bytes);
-    if (feedback) s->n = pr_map(PR_TAG_MISC, s->bytes);
-    if (feedback && !s->n) return pr_fail_nomem(err, "the inputs' factor", s->bytes);
-    if (feedback) f->later = pr_alloc(PR_TAG_MISC, (size_t)s->cols * PR_BLOCK * sizeof *f->later);
-    if (feedback && !f->later) return pr_fail_nomem(err, "the inputs' factor", (size_t)s->cols * PR_BLOCK * 4);
-    return PR_OK;
+    if (!full) return PR_OK;
+    s->h = pr_map(PR_TAG_MISC, s->bytes);
+    if (!s->h) return pr_fail_nomem(err, "the inputs' matrix", s->bytes);
+    s->n = pr_map(PR_TAG_MISC, s->bytes);
+    f->later = pr_alloc(PR_TAG_MISC, (size_t)s->cols * PR_BLOCK * sizeof *f->later);
+    return s->n && f->later ? PR_OK : pr_fail_nomem(err, "the inputs' factor", s->bytes);
 }
 
-pr_status pr__hess_open(pr__hess *hess, const float *gram, uint32_t cols, float damp, bool keep, bool feedback,
+pr_status pr__hess_open(pr__hess *hess, const float *gram, const float *diag, uint32_t cols, float damp, bool full,
                         const pr_kernels *k, pr_team *team, pr_err *err) {
     *hess = (pr__hess){.cols = cols, .damp = damp};
     factor f = {.hess = hess, .k = k, .gram = gram};
-    pr_status st = reserve(&f, gram && keep, gram && feedback, err);
+    pr_status st = reserve(&f, gram && full, err);
     if (!st && gram) st = check_gram(&f, team, err);
+    else if (!st && diag) st = check_diag(&f, diag, err);
     if (!st) {
+        const float *at = gram ? gram : diag;
+        size_t step = gram ? (size_t)cols + 1 : 1;
         for (uint32_t i = 0; i < cols; i++) {
-            float own = gram ? (float)(gram[(size_t)i * cols + i] * f.scale) : 1.0f;
+            float own = at ? (float)(at[i * step] * f.scale) : 1.0f;
             hess->diag[i] = hess->pivot[i] = own + damp;
         }
         if (hess->h) pr__encode_loop(team, (cols + CHUNK - 1) / CHUNK, copy_body, &f);

@@ -41,8 +41,8 @@ typedef struct pr__hess {
     size_t bytes; /* of h and of n, each */
 } pr__hess;
 
-/* keep: make h; feedback: and n. gram may be NULL (identity). Errors name the element of gram. */
-pr_status pr__hess_open(pr__hess *hess, const float *gram, uint32_t cols, float damp, bool keep, bool feedback,
+/* full: make h and n, where gram is given. Without it diag counts, without that either all columns alike. Errors name the element. */
+pr_status pr__hess_open(pr__hess *hess, const float *gram, const float *diag, uint32_t cols, float damp, bool full,
                         const pr_kernels *k, pr_team *team, pr_err *err);
 void pr__hess_close(pr__hess *hess); /* an all-zero struct is allowed */
 

@@ -15,7 +15,7 @@
  *   precis.increments        i32 [n_increments][2] unit, plane: what to add to the p2 planes, best first
  *   precis.increments.kl     f32 [n_increments + 1] KL (nats a token) against the source with the first i increments
  *   precis.levels            i32 [4]               increments that make int2, int4, int8, fp16
- *   precis.kl.measured       i32 [1]               matrices that were measured one by one; 0: KL is a guess by kind of matrix
+ *   precis.kl.measured       i32 [1]               measurements that KL rests on: matrices one by one, or levels; 0: a guess by kind of matrix
  *   precis.source, .source.types, .calibration   strings, for people
  *   precis.source.bytes, .source.changed   strings, in decimal: size and time of change (ns) of the source, to know it by
  *
@@ -58,7 +58,7 @@ typedef struct pr_plane_set {
     uint32_t level_cursor[PR_PLANE_COUNT]; /* increments of int2, int4, int8, fp16; ascending */
     uint32_t n_planes;                     /* most of any tensor: the top level is n_planes - 1 */
     uint64_t n_weights;                    /* in packed matrices */
-    uint32_t n_measured;                   /* matrices whose KL was measured; 0, also of older files: kl is a guess */
+    uint32_t n_measured;                   /* measurements that kl rests on; 0, also of older files: it is a guess */
 } pr_plane_set;
 
 /* The planes of an open file; NULL when it is an ordinary model. */

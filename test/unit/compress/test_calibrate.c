@@ -31,31 +31,42 @@ static void gram_of(uint32_t cols, int n_threads) {
     pr_err err = {0};
     rig_rng rng = {cols};
     pr_team *team;
-    pr_gram gram;
+    pr_gram gram, diagonal;
     size_t stride = cols + 5, n_sum = (size_t)cols * cols;
     must(pr_team_open(n_threads, 0, &team, &err), &err);
-    must(pr_gram_init(&gram, cols, ROWS_MAX, &err), &err);
+    must(pr_gram_init(&gram, cols, ROWS_MAX, false, &err), &err);
+    must(pr_gram_init(&diagonal, cols, ROWS_MAX, true, &err), &err);
     float *x = pr_calloc(PR_TAG_MISC, ROWS_MAX * stride, sizeof *x);
     double *want = pr_calloc(PR_TAG_MISC, n_sum, sizeof *want);
     uint8_t *scratch = pr_map(PR_TAG_MISC, (size_t)n_threads * pr_gram_scratch(ROWS_MAX));
     assert_true(x && want && scratch);
     for (uint32_t b = 0; b < BATCHES; b++) {
         for (size_t i = 0; i < ROWS_MAX * stride; i++) x[i] = (float)rig_below(&rng, 2001) / 1000 - 1;
-        for (uint32_t p = 0; p < pr_gram_take_chunks(&gram); p++) pr_gram_take(&gram, p, x, stride, rows[b]);
-        pr_gram_add(&gram, 1, pr_kernels_get(0), team, scratch);
+        for (uint32_t p = 0; p < pr_gram_take_chunks(&gram); p++) {
+            pr_gram_take(&gram, p, x, stride, rows[b]);
+            pr_gram_take(&diagonal, p, x, stride, rows[b]);
+        }
+        pr_gram both[] = {gram, diagonal};
+        pr_gram_add(both, 2, pr_kernels_get(0), team, scratch);
+        gram = both[0];
+        diagonal = both[1];
         for (uint32_t r = 0; r < rows[b]; r++)
             for (size_t i = 0; i < cols; i++)
                 for (size_t j = 0; j < cols; j++)
                     want[i * cols + j] += (double)x[r * stride + i] * (double)x[r * stride + j];
     }
     pr_gram_finish(&gram);
+    pr_gram_finish(&diagonal);
     assert_int_equal(gram.n_total, 37 + 1 + 18);
+    assert_int_equal(diagonal.n_total, 37 + 1 + 18);
     for (size_t i = 0; i < n_sum; i++)
         if (!(fabs((double)gram.sum[i] - want[i]) < 1e-4)) fail_msg("%u columns: element %zu", cols, i);
+    for (uint32_t i = 0; i < cols; i++) assert_true(fabs((double)diagonal.sum[i] - want[(size_t)i * cols + i]) < 1e-4);
     pr_unmap(PR_TAG_MISC, scratch, (size_t)n_threads * pr_gram_scratch(ROWS_MAX));
     pr_free(x);
     pr_free(want);
     pr_gram_free(&gram);
+    pr_gram_free(&diagonal);
     pr_team_close(team);
 }
 

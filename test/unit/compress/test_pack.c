@@ -182,8 +182,9 @@ static void models(void **state) {
         assert_int_equal(r.n_planes, variants[v].n_planes);
         assert_int_equal(r.n_matrices, variants[v].n_matrices);
         assert_int_equal(r.note[0] != 0, variants[v].note);
-        assert_int_equal(r.kl_measured, !is_fast);
-        assert_int_equal(r.n_measured, is_fast ? 0 : r.n_matrices);
+        assert_true(r.kl_measured);
+        if (is_fast) assert_in_range(r.n_measured, 1, 3); /* int2 and int4 may be the least there is */
+        else assert_int_equal(r.n_measured, r.n_matrices);
         check_report(&r, pr_model_file_planes(packed), out);
         check_kept(source, packed);
         check_matrices(source, packed, is_fast);

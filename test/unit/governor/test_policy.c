@@ -146,7 +146,7 @@ static int expected(const pr_gov_snapshot *s) {
         while (to > 0 && !fits(s, to)) to--;
         return to;
     }
-    bool own = s->guessed || (s->n_params && s->n_params < GB);
+    bool own = s->poor_int2 || (s->n_params && s->n_params < GB);
     int floor = s->floor_given ? (int)s->floor : own ? PR_LEVEL_INT4 : 0;
     floor = floor < top ? floor : top;
     bool holds = fits(s, floor);
@@ -172,7 +172,7 @@ static void every_case(void (*check)(const pr_gov_snapshot *s)) {
                 s.queued = n - n / 2;
                 s.used_bytes += i % 3 == 0 ? 0 : i % 3 == 1 ? 1 : UINT64_MAX; /* the edge, just above, just below */
                 s.n_params = sizes[size];
-                s.guessed = (i + n + size) % 2;
+                s.poor_int2 = (i + n + size) % 2;
                 for (int j = 0; j < PR_LEVELS; j++) s.level_bytes[j] = pr_gov_params_bytes(s.n_params, (pr_level)j);
                 for (int rest = 0; rest < 3 * 5 * 5 * 2 * 2; rest++) {
                     s.priority = (pr_priority)(rest % 3 - 1);

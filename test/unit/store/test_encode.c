@@ -115,14 +115,15 @@ static float decoded(const rig *g, int level, uint32_t r, uint32_t c) {
     return (float)(v * k->k16 + b) * (u * (row * (k->f8 / (float)k->k16)));
 }
 
-/* Errors of a level over all rows: plain, and under H (or the identity), both over the sum of w^2. */
+/* Errors of a level over all rows: plain, and under H (or the identity), both over the sum of w^2. What the encoder tells is under
+ * H, or with `fast` under its diagonal. */
 static double error_of(const rig *g, int level, double *under_h) {
     uint32_t rows = g->job.rows, cols = g->job.cols;
     double plain = 0, weighed = 0, power = 0, mean = 0;
     double *e = test_malloc(cols * sizeof *e);
     for (uint32_t i = 0; i < cols; i++) mean += g->gram ? (double)g->gram[i * cols + i] / cols : 1.0 / cols;
     for (uint32_t r = 0; r < rows; r++) {
-        double row = 0;
+        double row = 0, own = 0;
         for (uint32_t c = 0; c < cols; c++) {
             double w = (double)g->w[r * cols + c];
             e[c] = (double)decoded(g, level, r, c) - w;
@@ -132,11 +133,12 @@ static double error_of(const rig *g, int level, double *under_h) {
         for (uint32_t i = 0; i < cols; i++) {
             if (!g->gram) row += e[i] * e[i];
             for (uint32_t j = 0; j < cols && g->gram; j++) row += e[i] * (double)g->gram[i * cols + j] / mean * e[j];
+            if (g->gram) own += e[i] * (double)g->gram[i * cols + i] / mean * e[i];
         }
         weighed += row;
-        double told = (double)g->job.loss.row[level][r] * cols;
-        if (fabs(told - row) > 1e-3 * row + 1e-6 * power)
-            fail_msg("level %d row %u: loss %g, told %g", level, r, row, told);
+        double told = (double)g->job.loss.row[level][r] * cols, want = g->gram && g->job.opts.fast ? own : row;
+        if (fabs(told - want) > 1e-3 * want + 1e-6 * power)
+            fail_msg("level %d row %u: loss %g, told %g", level, r, want, told);
     }
     test_free(e);
     *under_h = power > 0 ? weighed / power : 0;
@@ -205,6 +207,44 @@ static void feedback_beats_nearest(void **state) {
     assert_true(plain[2] < 0.7 * nearest[2]);
     for (int p = 0; p < 2; p++) assert_true(polished[p] < 0.8 * plain[p] && polished[p] < 0.5 * nearest[p]);
     close_rig(&g);
+}
+
+/* The sum of diag e^2 at a level. */
+static double loss_under(const rig *g, const float *diag, int level) {
+    double sum = 0;
+    for (uint32_t r = 0; r < g->job.rows; r++)
+        for (uint32_t c = 0; c < g->job.cols; c++) {
+            double e = (double)decoded(g, level, r, c) - (double)g->w[r * g->job.cols + c];
+            sum += (double)diag[c] * e * e;
+        }
+    return sum;
+}
+
+/* Nearest codes look at H's diagonal: more where it is large, and whether it comes by itself or with the rest. */
+static void diagonal_is_enough_for_nearest(void **state) {
+    (void)state;
+    enum { COLS = 256 };
+    rig a, b, blind;
+    float diag[COLS];
+    open_rig(&a, 200, COLS, true);
+    open_rig(&b, 200, COLS, false);
+    open_rig(&blind, 200, COLS, false);
+    for (uint32_t i = 0; i < COLS; i++) diag[i] = a.gram[i * COLS + i] *= i % 8 ? 1 : 40;
+    memcpy(b.w, a.w, 200 * COLS * sizeof *a.w);
+    memcpy(blind.w, a.w, 200 * COLS * sizeof *a.w);
+    b.job.diag = diag;
+    a.job.opts.fast = b.job.opts.fast = blind.job.opts.fast = true;
+    encode(&a);
+    encode(&b);
+    encode(&blind);
+    for (int p = 0; p < PR_PLANE_COUNT; p++) {
+        assert_memory_equal(a.job.plane[p], b.job.plane[p], a.bytes[p]);
+        assert_memory_equal(a.job.loss.row[p], b.job.loss.row[p], 200 * sizeof(float));
+    }
+    for (int p = 0; p < 2; p++) assert_true(loss_under(&a, diag, p) < 0.9 * loss_under(&blind, diag, p));
+    close_rig(&a);
+    close_rig(&b);
+    close_rig(&blind);
 }
 
 /* Lambda moves quality from one level to the other. */
@@ -471,6 +511,14 @@ static void refusals(void **state) {
     refused(&g, PR_ERR_FORMAT, "gram [0, 0]");
     g.gram[0] = h;
     const pr_encode_job good = g.job;
+    float diag[64] = {0};
+    g.job.gram = NULL;
+    g.job.diag = diag;
+    for (int i = 0; i < 4; i++) {
+        diag[5] = i < 3 ? bad[i] : -1;
+        refused(&g, PR_ERR_FORMAT, "diag [5]");
+    }
+    g.job = good;
     g.job.cols = 63;
     refused(&g, PR_ERR_ARG, "63 columns");
     g.job = good;
@@ -529,6 +577,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_level_is_near),
         cmocka_unit_test(feedback_beats_nearest),
+        cmocka_unit_test(diagonal_is_enough_for_nearest),
         cmocka_unit_test(lambda_weighs_the_levels),
         cmocka_unit_test(threads_change_nothing),
         cmocka_unit_test(fewer_planes),
