@@ -323,8 +323,8 @@ typedef struct pr_generate_opts {
     const char *const *stop; /* stop strings, borrowed; never part of the output */
     size_t n_stop;
     bool ignore_end; /* go on past end tokens (benchmarks) */
-    /* Self-speculation of elastic models: draft this many tokens at a lower level, check them in one step. The answer is
-     * the same (greedy) or drawn from the same distribution. 0: off; PR_SPECULATE_AUTO: as many as pay, measured. */
+    /* Speculation: draft this many tokens, by an elastic model at a lower level or from what followed the same words earlier in the
+     * text, and check them in one step. The answer is the very same. 0: off; PR_SPECULATE_AUTO: as many as pay, measured. */
     int speculate;
     const volatile int *cancel; /* looked at between tokens; may be NULL */
     /* Whole UTF-8 characters, never a piece of one; not terminated. Return

@@ -1,5 +1,5 @@
 /*
- * precis bench --speculate: what drafting for itself is worth, on a real text.
+ * precis bench --speculate: what drafts are worth, on a real text.
  *
  * Generation as users have it, greedy, so that the answer must be the same with speculation and without: that is checked.
  * Both are run in turns, and the ratio is that of neighbours, since a shared machine changes its speed. The first pair
@@ -10,7 +10,6 @@
 
 #include "base/os.h"
 #include "cmd/bench.h"
-#include "cmd/companion.h"
 #include "cmd/elastic.h"
 #include "cmd/models.h"
 #include "cmd/progress.h"
@@ -50,7 +49,6 @@ static pr_status read_prompt(bench *b) {
 
 static pr_status open_model(bench *b) {
     pr_load load = b->job->load;
-    pr_elastic_info e;
     uint32_t wanted = b->job->n_prompt + b->job->n_answer + PR_SPECULATE_MAX, context = 0;
     if (b->job->n_prompt == 0 || b->job->n_answer < 2)
         return pr_fail(&b->err, PR_ERR_ARG, "--speculate: a prompt (-p) and an answer (-n) of some tokens are needed");
@@ -61,11 +59,6 @@ static pr_status open_model(bench *b) {
     b->prompt_max = context - b->job->n_answer < b->job->n_prompt ? context - b->job->n_answer : b->job->n_prompt;
     if (status == PR_OK) status = pr__load_open_path(&load, b->job->path, &b->engine, &b->err);
     if (status != PR_OK) return status;
-    pr_engine_elastic(b->engine, &e);
-    char advice[512];
-    if (!e.elastic)
-        return pr_fail(&b->err, PR_ERR_UNSUPPORTED, "--speculate: %.200s has one precision only; %s", b->job->path,
-                       pr__companion_advice(b->job->path, advice, sizeof advice));
     b->answer = pr_calloc(PR_TAG_MISC, b->job->n_answer, sizeof *b->answer);
     b->with = pr_calloc(PR_TAG_MISC, 3 * (size_t)b->job->repeats, sizeof *b->with);
     if (!b->answer || !b->with) return pr_fail_nomem(&b->err, "a benchmark", 0);

@@ -209,7 +209,7 @@ int pr__cmd_run(int argc, const char **argv) {
         {"ignore-eos", 0, PR_FLAG_BOOL, NULL, "go on when the model wants to end", &g->ignore_end, NULL, NULL},
         {"seed", 0, PR_FLAG_U64, "N", "same seed, same text (default: another each time)", &s->seed, NULL,
          &r.seed_given},
-        {"speculate", 0, PR_FLAG_CALL, "auto|off|N", "drafts of an elastic model for itself (auto)", &g->speculate,
+        {"speculate", 0, PR_FLAG_CALL, "auto|off|N", "tokens to draft and check at once (auto)", &g->speculate,
          pr__parse_speculate, NULL},
         {"no-pack", 0, PR_FLAG_BOOL, NULL, "do not make an elastic copy in the background", &r.no_pack, NULL, NULL},
         {"stats", 0, PR_FLAG_BOOL, NULL, "speed and level, afterwards, on standard error", &r.stats, NULL, NULL},

@@ -1,7 +1,8 @@
 /*
  * Generation: prefill, then sample and feed back until something ends it.
  *
- * With an elastic model a round of speculation can take the place of a step: some tokens are drafted at a lower level, one
+ * A round of speculation can take the place of a step: some tokens are drafted, by an elastic model at a lower level or from
+ * what followed the same words earlier in the text; one
  * step at the full level gives the logits after each of them, and as long as the real choice is the drafted one the next
  * row is as good as a step. Draws are numbered by token, so draft and real choice use the same random number: they
  * agree often, and what comes out is the very text that plain decoding gives.
@@ -14,15 +15,20 @@ typedef struct generation {
     const pr_generate_opts *opts;
     pr_generate_stats *stats;
     pr_answer *answer;
+    pr__lookup found; /* for the end of the text as it is */
 } generation;
 
 /* ---- speculation ------------------------------------------------------- */
 
 /* What may be drafted at: the policy begins anew when the model's level has moved. */
 static void follow_level(pr_engine *e) {
-    pr_residency_state now;
-    pr_residency_state_get(e->residency, &now);
+    pr_residency_state now = {0};
+    if (e->residency) pr_residency_state_get(e->residency, &now);
     if (e->spec.cursor == now.cursor && e->spec.probe_gap) return;
+    if (!e->residency) {
+        pr__spec_reset(&e->spec, 0, NULL, NULL, 0, 0);
+        return;
+    }
     uint32_t cursors[] = {pr__levels_cursor(&e->blue, PR_LEVEL_INT2), pr__levels_cursor(&e->blue, PR_LEVEL_INT4)};
     uint64_t bytes[] = {e->blue.planes_at[cursors[0]], e->blue.planes_at[cursors[1]]};
     pr__spec_reset(&e->spec, now.cursor, cursors, bytes, 2, e->blue.planes_at[now.cursor]);
@@ -30,22 +36,38 @@ static void follow_level(pr_engine *e) {
 
 static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
-/* Drafts to make now: 0 for a plain step. A round of k feeds k + 1 tokens and gives at most as many. */
-static pr__spec_choice choose(const generation *g) {
-    const pr_session *s = g->session;
+/* Drafts to make after `token`, which is not fed yet: 0 for a plain step. A round of k feeds k + 1 tokens and gives at most as
+ * many. */
+static pr__spec_choice choose(generation *g, int32_t token) {
+    pr_session *s = g->session;
     const pr_engine_opts *o = &s->engine->blue.opts;
-    if (!s->engine->residency || g->opts->speculate == 0) return (pr__spec_choice){0, 0};
+    if (g->opts->speculate == 0 || s->kv.n_tokens >= o->context_max) return (pr__spec_choice){0, 0};
     follow_level(s->engine);
+    s->history[s->kv.n_tokens] = token;
+    g->found = pr__lookup_find(s->history, s->kv.n_tokens + 1);
     uint32_t most = least(o->context_max - s->kv.n_tokens, least(o->logits_max, o->batch_max));
     if (g->opts->max_tokens) most = least(most, g->opts->max_tokens - g->stats->n_generated);
-    return pr__spec_choose(&s->engine->spec, g->opts->speculate, (int)least(most, PR_SPECULATE_MAX + 1) - 1);
+    return pr__spec_choose(&s->engine->spec, g->opts->speculate, (int)least(most, PR_SPECULATE_MAX + 1) - 1,
+                           pr__spec_lookup_arm(g->found));
 }
 
-/* Draft c.k tokens after tokens[0], at the lower level; the session is left as it was. */
+/* What came after the text that g->found is for: was it what was found? */
+static void judge(const generation *g, uint32_t n_text, int32_t token) {
+    int32_t first;
+    if (!g->found.length) return;
+    pr__lookup_drafts(g->session->history, n_text, g->found, &first, 1);
+    pr__spec_judge(&g->session->engine->spec, pr__spec_lookup_arm(g->found), first == token);
+}
+
+/* Draft c.k tokens after tokens[0]; the session is left as it was. */
 static pr_status draft(const generation *g, pr__spec_choice c, int32_t *tokens, pr_err *err) {
     pr_session *s = g->session;
     uint32_t base = s->kv.n_tokens, cursor = s->engine->spec.arms[c.arm].cursor;
     pr_status st = PR_OK;
+    if (c.arm >= PR__SPEC_LEVELS) {
+        pr__lookup_drafts(s->history, base + 1, g->found, tokens + 1, (uint32_t)c.k);
+        return PR_OK;
+    }
     if (s->engine->draft_cursor != cursor) pr__engine_draft(s->engine, cursor);
     for (int i = 0; i < c.k && !st; i++) {
         st = pr__engine_step(s->engine, &(pr_run){s, &tokens[i], 1, 1}, 1, PR_VIEW_DRAFT, UINT8_MAX, err);
@@ -71,6 +93,7 @@ static pr_status speculate(const generation *g, pr__spec_choice c, int32_t *toke
     for (; i < n && right && !st && !g->stats->finish; i++) {
         st = pr_answer_next(g->answer, i, base + 1 + i, token, err);
         right = i + 1 < n && *token == tokens[i + 1];
+        if (i == 0 && !st && c.arm < PR__SPEC_LEVELS) judge(g, base + 1, *token);
     }
     pr_kv_seq_truncate(&s->kv, base + i); /* what was delivered last has not been fed */
     uint32_t judged = i < n ? i : n - 1, good = right || i == n ? judged : i - 1;
@@ -88,15 +111,17 @@ static pr_status plain_step(const generation *g, int32_t *token, pr_err *err) {
     pr_status st = pr_engine_step(s->engine, &(pr_run){s, token, 1, 1}, 1, err);
     if (st) return st;
     pr__spec_plain(&s->engine->spec, pr_now() - start);
-    return pr_answer_next(g->answer, 0, s->kv.n_tokens, token, err);
+    st = pr_answer_next(g->answer, 0, s->kv.n_tokens, token, err);
+    if (!st) judge(g, s->kv.n_tokens, *token);
+    return st;
 }
 
-static pr_status generate(const generation *g, pr_err *err) {
+static pr_status generate(generation *g, pr_err *err) {
     int32_t token;
     double decode_start = pr_now();
     pr_status st = pr_answer_next(g->answer, 0, g->session->kv.n_tokens, &token, err);
     while (!st && !g->stats->finish) {
-        pr__spec_choice c = choose(g);
+        pr__spec_choice c = choose(g, token);
         st = c.k ? speculate(g, c, &token, err) : plain_step(g, &token, err);
         if (st == PR_ERR_LIMIT && c.k) st = plain_step(g, &token, err); /* no pages for drafts: go on without */
     }

@@ -133,6 +133,8 @@ fails("no place", precis("bench", planes, "--switch", "int4:int5"), 2, "--switch
 fails("an ordinary model does not move", precis("bench", source, "--switch", "int4:int2"), 1, "precis pack")
 j = precis(*BENCH, "--speculate", "3", "--text", text_file(), "-p", "40", "-n", "20").json()
 ok("bench --speculate", j["same"] and j["ratio"] > 0 and 0 <= j["acceptance"] <= 1 and j["drafted_tokens"] > 0, str(j))
+j = precis("bench", source, *BENCH[2:], "--speculate", "auto", "--text", text_file(), "-p", "40", "-n", "20").json()
+ok("bench --speculate of an ordinary model", j["same"] and j["ratio"] > 0 and j["elastic"] is False, str(j))
 fails("speculation without a text", precis("bench", planes, "--speculate", "auto"), 2, "--speculate", "--text")
 
 # ---- eval ----

@@ -165,6 +165,41 @@ static void seeds_give_the_same_text_on_any_number_of_threads(void **state) {
     pr_engine_close(e);
 }
 
+/* An ordinary model drafts from what followed the same words before: same text, same end, same tokens in the session. With four
+ * words to choose from everything has been said before. */
+static void drafts_from_the_text_change_nothing(void **state) {
+    (void)state;
+    enum { FEW = 4 };
+    pr_logit_bias bias[N_VOCAB - FEW];
+    for (int32_t i = 0; i < N_VOCAB - FEW; i++) bias[i] = (pr_logit_bias){i, -INFINITY};
+    pr_engine *e = engine_of(2);
+    for (uint64_t seed = 0; seed < 4; seed++) {
+        for (int longest = 0; longest < 60; longest += 17) { /* 0: until the context is full */
+            pr_generate_opts opts = {.max_tokens = (uint32_t)longest};
+            pr_sample_defaults(&opts.sample);
+            opts.sample.bias = bias;
+            opts.sample.n_bias = N_VOCAB - FEW;
+            opts.sample.seed = seed;
+            if (seed == 0) opts.sample.temperature = 0;
+            answer plain = *answer_to(e, opts);
+            assert_int_equal(plain.stats.n_drafted, 0);
+            for (int speculate = PR_SPECULATE_AUTO; speculate <= PR_SPECULATE_MAX; speculate += 1 + speculate / 2) {
+                opts.speculate = speculate;
+                answer *drafted = answer_to(e, opts);
+                assert_string_equal(drafted->text, plain.text);
+                assert_int_equal(drafted->stats.finish, plain.stats.finish);
+                assert_int_equal(drafted->stats.n_generated, plain.stats.n_generated);
+                assert_int_equal(drafted->n_tokens, plain.n_tokens);
+                assert_memory_equal(drafted->tokens, plain.tokens, plain.n_tokens * sizeof *plain.tokens);
+                assert_true(drafted->stats.n_accepted <= drafted->stats.n_drafted);
+                assert_true(speculate != 0 || drafted->stats.n_drafted == 0);
+                assert_true(speculate <= 0 || longest != 0 || drafted->stats.n_accepted > 0);
+            }
+        }
+    }
+    pr_engine_close(e);
+}
+
 /* An answer in two halves, the second from where the first stands. */
 static void a_session_goes_on_where_it_stands(void **state) {
     (void)state;
@@ -519,6 +554,7 @@ int main(void) {
         cmocka_unit_test(greedy_takes_the_highest_logit),
         cmocka_unit_test(the_text_is_that_of_the_tokens),
         cmocka_unit_test(seeds_give_the_same_text_on_any_number_of_threads),
+        cmocka_unit_test(drafts_from_the_text_change_nothing),
         cmocka_unit_test(a_session_goes_on_where_it_stands),
         cmocka_unit_test(max_tokens_and_the_context),
         cmocka_unit_test(prompts_that_cannot_be),
