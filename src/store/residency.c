@@ -18,6 +18,9 @@
  * Increments lie scattered over the file, so while one is read the next few are announced to the system. Pieces of 1 or 2 MB
  * then came 1.5 to 3 times as fast from a busy machine's disk; from 4 MB on the gain was unclear, so those are not.
  *
+ * Where every processor steps, the reading thread takes its time slices in the middle of steps, and all threads of a step wait
+ * for the one that lost them. So while planes are read, steps leave a gap between them, a part of what they take.
+ *
  * The boundary between what is loaded and what is not may lie within a huge page, so up to one of them more than the
  * ledger says can be in use.
  */
@@ -32,6 +35,8 @@
 #include "base/os.h"
 
 enum { SLOT = 64 /* what kernels want of an address */, PAGE = 4096, AHEAD_BYTES = 4 << 20, NICE = 5 };
+
+static const double GAP = 0.2, GAP_LEAST = 200e-6; /* of a step; seconds below which it is not worth going to sleep */
 
 /* What a unit would have: each view's own, and the cap on both. */
 typedef struct wish {
@@ -51,6 +56,8 @@ struct pr_residency {
     pthread_t thread;
 
     bool stop, stepping;
+    bool crowded;                    /* steps take all processors */
+    double step_begin, step_seconds; /* when it began; what steps take, those that are held up left out */
     uint32_t target, loaded, cursor; /* increments */
     uint32_t held;                   /* whose memory is committed; differs from loaded while the thread is at it */
     uint32_t draft, draft_cursor;    /* asked for; in use: at most cursor */
@@ -374,6 +381,7 @@ static pr_status load_planes(pr_residency *r, uint32_t cursor, loader *l, pr_err
     }
     pr_free(l->errs);
     if (status != PR_OK) return status;
+    r->crowded = n_threads >= pr_cpu_allowed();
     if (l->progress) l->progress(l->arg, 1); /* another thread may have been the last */
     r->target = r->loaded = r->held = cursor;
     publish(r);
@@ -485,11 +493,22 @@ void pr_residency_cap(pr_residency *r, uint32_t unit, pr_plane level) {
     pthread_mutex_unlock(&r->lock);
 }
 
+/* Leave the reading thread a processor for a while, or until it is done. Locked. */
+static void leave_gap(pr_residency *r) {
+    double gap = r->step_seconds * GAP;
+    if (!r->crowded || gap < GAP_LEAST || r->loaded >= r->target) return;
+    const struct timespec until = deadline(gap);
+    while (r->loaded < r->target && pthread_cond_timedwait(&r->news, &r->lock, &until) == 0) {
+    }
+}
+
 uint64_t pr_residency_step_begin(pr_residency *r) {
     pthread_mutex_lock(&r->lock);
+    leave_gap(r);
     uint32_t before = r->cursor;
     publish(r);
     r->stepping = true;
+    r->step_begin = pr_now();
     uint64_t epoch = r->epoch;
     if (r->cursor < before) pthread_cond_signal(&r->work);
     pthread_mutex_unlock(&r->lock);
@@ -499,6 +518,8 @@ uint64_t pr_residency_step_begin(pr_residency *r) {
 void pr_residency_step_end(pr_residency *r) {
     pthread_mutex_lock(&r->lock);
     r->stepping = false;
+    double seconds = pr_now() - r->step_begin, most = 1.1 * r->step_seconds;
+    r->step_seconds = most > 0 && seconds > most ? most : seconds;
     if (r->cursor != r->target || r->held != r->target) pthread_cond_signal(&r->work);
     pthread_mutex_unlock(&r->lock);
 }
