@@ -140,7 +140,7 @@ def precis(args, model, level):
         env["XDG_RUNTIME_DIR"] = folder
         port = free_port()
         command = [args.precis, "serve", model, "-p", str(port), "-q", "-t", str(args.threads), "--keys", keys,
-                   "--memory-source", memory, "--cpumask", str(CPUMASKS[args.cpu])]
+                   "--memory-source", memory, "--drafts", "0", "--cpumask", str(CPUMASKS[args.cpu])]
         with Server("precis", command, port, KEYS["modest"], env) as server:
             server.wait("/health")
             server.wait("/v1/completions", {"prompt": "Hello", "max_tokens": 1})  # loads it

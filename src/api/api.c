@@ -150,6 +150,7 @@ static pr_status open_sched(pr_api *api, const pr_api_opts *opts, pr_err *err) {
         .hold = hold,
         .queue_max = api->settings.max_queue,
         .parallel = api->settings.num_parallel,
+        .drafts = api->settings.drafts,
         .serial = opts->serial,
         .weights_budget = opts->weights_budget,
         .total_seconds = opts->total_seconds,

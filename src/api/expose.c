@@ -168,6 +168,10 @@ static void write_sched(scrape *s) {
     one(s, "precis_requests_waiting", PR_PROM_GAUGE, "Answers that wait for a model or for their turn.", k->n_queued);
     one(s, "precis_requests_parked", PR_PROM_GAUGE, "Running ones that wait for a level they insist on.", k->n_parked);
     one(s, "precis_batch_size", PR_PROM_GAUGE, "Answers in the step under way.", k->batch);
+    one(s, "precis_draft_tokens_total", PR_PROM_COUNTER, "Tokens drafted from texts, of requests that have ended.",
+        (double)k->tokens_drafted);
+    one(s, "precis_draft_tokens_accepted_total", PR_PROM_COUNTER, "Of them, those that were right.",
+        (double)k->tokens_accepted);
     one(s, "precis_steps_total", PR_PROM_COUNTER, "Forward passes.", (double)k->steps);
     one(s, "precis_step_answers_total", PR_PROM_COUNTER, "Answers in them: by steps, the mean batch.",
         (double)k->stepped);

@@ -70,6 +70,7 @@ static bool is_said(const char *flag) {
         "host",
         "port",
         "num-parallel",
+        "drafts",
         "context-length",
         "kv-cache-type",
         "api-keys-file",

@@ -9,6 +9,7 @@
  */
 #include "engine/answer.h"
 #include "engine/engine_impl.h"
+#include "engine/serve.h"
 
 typedef struct generation {
     pr_session *session;
@@ -41,10 +42,10 @@ static uint32_t least(uint32_t a, uint32_t b) { return a < b ? a : b; }
 static pr__spec_choice choose(generation *g, int32_t token) {
     pr_session *s = g->session;
     const pr_engine_opts *o = &s->engine->blue.opts;
-    if (g->opts->speculate == 0 || s->kv.n_tokens >= o->context_max) return (pr__spec_choice){0, 0};
+    const int32_t *text = g->opts->speculate ? pr_session_tokens_and(s, token) : NULL;
+    if (!text) return (pr__spec_choice){0, 0};
     follow_level(s->engine);
-    s->history[s->kv.n_tokens] = token;
-    g->found = pr__lookup_find(s->history, s->kv.n_tokens + 1);
+    g->found = pr__lookup_find(text, s->kv.n_tokens + 1);
     uint32_t most = least(o->context_max - s->kv.n_tokens, least(o->logits_max, o->batch_max));
     if (g->opts->max_tokens) most = least(most, g->opts->max_tokens - g->stats->n_generated);
     return pr__spec_choose(&s->engine->spec, g->opts->speculate, (int)least(most, PR_SPECULATE_MAX + 1) - 1,

@@ -22,6 +22,9 @@ bool pr_engine_moving(const pr_engine *engine);
  * there is; for ordinary models it is pr_engine_step(). */
 pr_status pr_engine_step_at(pr_engine *engine, const pr_run *runs, size_t n_runs, pr_level level, pr_err *err);
 
+/* The tokens that a session holds, and behind them one that is not fed yet; until the next step. NULL when the context is full. */
+const int32_t *pr_session_tokens_and(pr_session *session, int32_t next);
+
 /* What the last step ran at: the level of its pages. */
 pr_level pr_engine_step_level(const pr_engine *engine);
 

@@ -50,6 +50,12 @@ uint32_t pr_session_length(const pr_session *session) { return session->kv.n_tok
 
 const int32_t *pr_session_tokens(const pr_session *session) { return session->history; }
 
+const int32_t *pr_session_tokens_and(pr_session *session, int32_t next) {
+    if (session->kv.n_tokens >= session->engine->blue.opts.context_max) return NULL;
+    session->history[session->kv.n_tokens] = next;
+    return session->history;
+}
+
 /* ---- steps ------------------------------------------------------------ */
 
 static pr_status check_run(const pr_engine *e, const pr_run *run, pr_err *err) {

@@ -13,6 +13,7 @@ enum {
 };
 
 static const double acceptance_guess = 0.75, lookup_guess = 0.5, margin = 1.03, cheaper = 0.75;
+static const double lookup_margin = 1.1; /* how often they are right differs from one place of a text to the next */
 static const double row_guess = 0.5; /* of a plain step, for a further row, before one was measured */
 
 /* A mean that begins as a plain one and ends with a fixed weight for what is new. */
@@ -85,8 +86,9 @@ static pr__spec_choice choose_auto(pr__spec *s, int k_max, int lookup) {
     s->n_rounds++;
     if (s->n_steps[1] < PLAIN_FIRST) return plain;
     pr__spec_choice c = best(s, 1, k_max, lookup, &most);
-    bool pays = c.k && most * s->step_seconds[1] >= margin;
-    if (pays && c.arm >= PR__SPEC_LEVELS) return s->n_rounds % PLAIN_EVERY ? c : plain;
+    bool looked_up = c.k && c.arm >= PR__SPEC_LEVELS;
+    bool pays = c.k && most * s->step_seconds[1] >= (looked_up ? lookup_margin : margin);
+    if (pays && looked_up) return s->n_rounds % PLAIN_EVERY ? c : plain;
     for (int a = 0; a < s->n_levels; a++)
         if (s->arms[a].n_probes < PROBES) return (pr__spec_choice){1, a};
     if (pays) {

@@ -67,6 +67,8 @@ static const setting settings_table[] = {
      "how long an idle model stays; -1: for ever"},
     {"PRECIS_MAX_QUEUE", "max-queue", KIND_U32, AT(max_queue), 0, 1e6, "128", "requests that may wait"},
     {"PRECIS_NUM_PARALLEL", "num-parallel", KIND_U32, AT(num_parallel), 1, 1024, "8", "requests that run at once"},
+    {"PRECIS_DRAFTS", "drafts", KIND_U32, AT(drafts), 0, 16, "16",
+     "tokens to draft from the text for a request that runs alone, where that pays; 0: none"},
     {"PRECIS_CONTEXT_LENGTH", "context-length", KIND_U32, AT(context_length), 16, 1e7, "2048", "tokens of a request"},
     {"PRECIS_KV_CACHE_TYPE", "kv-cache-type", KIND_KV, AT(kv_cache_type), 0, 0, "f16",
      "f16, q8 or q4 of keys and values; two with a comma: of each"},

@@ -15,7 +15,7 @@
 #include "base/log_line.h"
 #include "governor/policy.h"
 
-enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 29 };
+enum { PR_SETTING_TEXT = 1024, PR_SETTING_COUNT = 30 };
 
 typedef enum pr_setting_origin { PR_FROM_DEFAULT, PR_FROM_FILE, PR_FROM_ENVIRONMENT, PR_FROM_FLAG } pr_setting_origin;
 const char *pr_setting_origin_name(pr_setting_origin origin); /* "default", "file", "environment", "flag" */
@@ -32,6 +32,7 @@ typedef struct pr_settings {
     double keep_alive_seconds;    /* an idle model stays so long; negative: for ever */
     uint32_t max_queue;
     uint32_t num_parallel;
+    uint32_t drafts; /* 0: none */
     uint32_t context_length;
     pr_kv_types kv_cache_type;
     char chat_template

@@ -336,6 +336,8 @@ void pr_sched_stats_get(pr_sched *s, pr_sched_stats *out) {
         .tokens_prompt = s->tokens_prompt,
         .tokens_generated = s->tokens_generated,
         .tokens_cached = s->tokens_cached,
+        .tokens_drafted = s->tokens_drafted,
+        .tokens_accepted = s->tokens_accepted,
         .steps = s->n_steps,
         .stepped = s->n_stepped,
         .batch = s->batch,

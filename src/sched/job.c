@@ -123,9 +123,9 @@ static pr_job_finish finish_of(pr_finish finish) {
     return PR_JOB_STOP;
 }
 
-bool pr__job_advance(pr__job *job, size_t row) {
+bool pr__job_advance(pr__job *job, size_t row, uint32_t n_history) {
     pr_err err = {0};
-    if (pr_answer_next(job->answer, row, pr_session_length(job->session), &job->next, &err) != PR_OK) {
+    if (pr_answer_next(job->answer, row, n_history, &job->next, &err) != PR_OK) {
         pr__job_fail(job, &err, 0);
         return true;
     }

@@ -69,9 +69,9 @@ void pr__job_free(pr__job *job);
 /* Its answer, in job->session, which holds the first tokens of the prompt or none. */
 pr_status pr__job_start(pr__job *job, pr_err *err);
 static inline bool pr__job_decoding(const pr__job *job) { return job->n_fed == job->n_ids; }
-/* Sample and deliver the next token from logits row `row` of the last step. True when it was the last, or failed: done is
- * set then. */
-bool pr__job_advance(pr__job *job, size_t row);
+/* Sample and deliver the token that follows the first n_history of the session, from logits row `row` of the last step. True when
+ * it was the last, or failed: done is set then. */
+bool pr__job_advance(pr__job *job, size_t row, uint32_t n_history);
 /* It is done; calls nobody. pr__job_flush() delivers what was held back, before on_done. */
 void pr__job_end(pr__job *job, pr_job_finish finish);
 void pr__job_flush(pr__job *job);

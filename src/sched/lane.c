@@ -244,6 +244,7 @@ bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step)
     most = decoding_rows(lane, &c, most);
     step->decoding = add(lane, step, PR__DECODE, exact, most, most);
     add_prompts(lane, opts, &c, exact, step);
+    pr__draft_add(lane, step, opts->drafts);
     return step->n > 0;
 }
 
@@ -254,8 +255,8 @@ static pr_status run(const pr__lane *lane, const pr__step *step, size_t first, s
     return pr_engine_step_at(lane->engine, step->runs + first, n, (pr_level)step->batch, err);
 }
 
-/* Of runs that have been computed: count, sample, hand on. Returns how many tokens. */
-static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first, size_t n) {
+/* Of runs that have been computed, in so many seconds: count, sample, hand on. Returns how many tokens. */
+static uint32_t deliver(pr__lane *lane, const pr__step *step, size_t first, size_t n, double seconds) {
     pr_answer *answers[SESSIONS_MAX];
     size_t row = 0;
     for (size_t i = first; i < first + n; i++)
@@ -273,22 +274,25 @@ static uint32_t deliver(const pr__lane *lane, const pr__step *step, size_t first
         j->progress_at = pr_now();
         if (!pr__job_decoding(j) && j->fed_at == 0) j->fed_at = j->progress_at;
         if (!pr__job_decoding(j)) j->n_fed += r->n_tokens;
-        if (r->n_logits) pr__job_advance(j, row++);
+        if (step->alone) return pr__draft_deliver(lane, step, seconds);
+        if (r->n_logits) pr__job_advance(j, row++, pr_session_length(j->session));
     }
     return (uint32_t)row;
 }
 
-uint32_t pr__lane_step(pr__lane *lane, const pr__step *step) {
+uint32_t pr__lane_step(pr__lane *lane, pr__step *step) {
     pr_err err = {0};
     uint32_t tokens = 0;
     double begin = pr_now();
     if (run(lane, step, 0, step->n, &err) == PR_OK) {
-        tokens = deliver(lane, step, 0, step->n);
-        pr__pace_note(&lane->pace, step->decoding, step->prompt, pr_now() - begin);
+        uint32_t rows = step->alone ? step->runs[0].n_tokens : step->decoding;
+        tokens = deliver(lane, step, 0, step->n, pr_now() - begin);
+        pr__pace_note(&lane->pace, rows, step->prompt, pr_now() - begin);
         return tokens;
     }
+    pr__draft_drop(step);
     for (size_t i = 0; i < step->n; i++) { /* a refused step has changed nothing: let only those fail that must */
-        if (run(lane, step, i, 1, &err) == PR_OK) tokens += deliver(lane, step, i, 1);
+        if (run(lane, step, i, 1, &err) == PR_OK) tokens += deliver(lane, step, i, 1, 0);
         else pr__job_fail(step->jobs[i], &err, 1);
     }
     return tokens;

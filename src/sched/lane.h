@@ -8,6 +8,7 @@
 #ifndef PRECIS_SCHED_LANE_H
 #define PRECIS_SCHED_LANE_H
 
+#include "engine/speculate.h"
 #include "kv/radix.h"
 #include "sched/fair.h"
 #include "sched/job.h"
@@ -27,6 +28,14 @@ struct pr__party { /* one for each key with jobs in the lane */
     struct pr__party *next;
 };
 
+/* Drafts for a job that runs alone. */
+typedef struct pr__drafts {
+    pr__spec spec;
+    pr__lookup found; /* for the text of the step's job */
+    pr__spec_choice choice;
+    int32_t tokens[PR__SPEC_MAX + 1]; /* its next token, then the drafts */
+} pr__drafts;
+
 typedef struct pr__lane {
     const pr_model *model; /* identity; held by the jobs */
     pr_engine *engine;
@@ -39,6 +48,7 @@ typedef struct pr__lane {
     pr__stride stride;
     uint64_t n_steps, shared_until; /* of them: until then it counts as shared by several keys */
     pr__pace pace;
+    pr__drafts drafts;
     pr_radix *prefixes;       /* owners: keys */
     pr_prefix_counts *counts; /* of all lanes */
     /* Governing: */
@@ -100,6 +110,16 @@ bool pr__lane_reserve(pr__lane *lane, const pr__job *job, pr_radix_match *match)
 uint32_t pr__lane_need(const pr__job *job, const pr_radix_match *match);
 size_t pr__prefix_bytes(const pr__lane *lane);
 
+/* ---- drafts (draft.c) ---- */
+
+struct pr__step;
+/* A step with one job that decodes and nothing else: let it feed drafts from its text too, at most so many, where that pays. */
+void pr__draft_add(pr__lane *lane, struct pr__step *step, uint32_t most);
+/* The step goes without. */
+void pr__draft_drop(struct pr__step *step);
+/* It has run, for so long: sample and deliver as many tokens as come out right, and one more; forget the others. Returns how many. */
+uint32_t pr__draft_deliver(pr__lane *lane, const struct pr__step *step, double seconds);
+
 /* ---- steps (lane.c) ---- */
 
 typedef struct pr__step { /* what one step will do */
@@ -108,6 +128,7 @@ typedef struct pr__step { /* what one step will do */
     size_t n;
     uint32_t decoding, prompt; /* rows */
     int batch;                 /* pr_level when forced, PR__OWN */
+    bool alone;                /* a job that decodes, at the model's level; its drafts are in the lane */
 } pr__step;
 enum { PR__OWN = PR_LEVELS };
 
@@ -118,6 +139,6 @@ void pr__lane_leave(pr__lane *lane, pr__job *job);
 /* Choose; false when nothing can run. Under the scheduler's lock. step's arrays have room for sessions_max. */
 bool pr__lane_compose(pr__lane *lane, const pr_sched_opts *opts, pr__step *step);
 /* Run it and deliver; jobs that end are DONE afterwards. Without the lock. Returns tokens that were delivered. */
-uint32_t pr__lane_step(pr__lane *lane, const pr__step *step);
+uint32_t pr__lane_step(pr__lane *lane, pr__step *step);
 
 #endif

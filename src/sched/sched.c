@@ -457,6 +457,8 @@ static void count_done(pr_sched *s, const pr__job *j) {
     s->n_cancelled += j->done.finish == PR_JOB_CANCELLED;
     s->tokens_prompt += j->n_fed - j->done.n_cached;
     s->tokens_generated += j->stats.n_generated;
+    s->tokens_drafted += j->stats.n_drafted;
+    s->tokens_accepted += j->stats.n_accepted;
     double apart = j->done.total_seconds - s->mean_seconds;
     if (j->admitted_at != 0) s->mean_seconds += apart * (s->mean_seconds > 0 ? 0.1 : 1);
 }

@@ -91,6 +91,8 @@ typedef struct pr_sched_opts {
     uint32_t parallel;      /* sessions in one step at most; 0: 8 */
     uint32_t sessions_max;  /* running sessions with pages; 0: 64 */
     uint32_t prefill_chunk; /* prompt tokens in a step beside decoding sessions; 0: 96 */
+    uint32_t
+        drafts; /* from its text that a session running alone may feed at once, at most PR_SPECULATE_MAX; 0: none */
     bool serial;
     size_t weights_budget; /* bytes that the weights of an elastic model may take; 0: what there is */
     bool prefix_off;       /* no reuse of prefixes between requests */
@@ -137,10 +139,11 @@ typedef struct pr_sched_stats {
     uint32_t n_queued, n_running, n_parked;
     uint64_t n_done, n_failed, n_cancelled;
     uint64_t tokens_prompt, tokens_generated, tokens_cached;
-    uint64_t steps, stepped;  /* and sessions in them, all together */
-    uint32_t batch;           /* sessions in the last step; 0 when nothing runs */
-    double tokens_per_second; /* over the last ten seconds */
-    size_t prefix_bytes;      /* KV pages kept for reuse, in kv_bytes; running requests may use them as well */
+    uint64_t tokens_drafted, tokens_accepted; /* of drafts from texts, of requests that have ended */
+    uint64_t steps, stepped;                  /* and sessions in them, all together */
+    uint32_t batch;                           /* sessions in the last step; 0 when nothing runs */
+    double tokens_per_second;                 /* over the last ten seconds */
+    size_t prefix_bytes; /* KV pages kept for reuse, in kv_bytes; running requests may use them as well */
     uint32_t prefix_pages;
     pr_prefix_counts prefix;
     size_t kv_bytes, kv_bytes_max;

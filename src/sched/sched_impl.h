@@ -44,7 +44,8 @@ struct pr_sched {
     pr_timeline_entry news[PR__NEWS_MAX]; /* to be told without the lock */
     uint32_t n_news;
     /* Counts: */
-    uint64_t n_done, n_failed, n_cancelled, tokens_prompt, tokens_generated, tokens_cached, n_steps, n_stepped;
+    uint64_t n_done, n_failed, n_cancelled, tokens_prompt, tokens_generated, tokens_cached, tokens_drafted,
+        tokens_accepted, n_steps, n_stepped;
     uint32_t batch;
     pr_prefix_counts prefix;
     uint32_t rate[PR__RATE_SECONDS]; /* tokens of each of the last seconds */

@@ -3,6 +3,7 @@
  */
 #include "sched/sched.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -99,6 +100,54 @@ static void many_are_as_alone(void **state) {
     for (int i = 0; i < 1000 && stats.prefix_bytes; i++) nap_ms(1), pr_sched_stats_get(rig.sched, &stats);
     assert_int_equal(stats.prefix_bytes, 0);
     sched_rig_close(&rig);
+}
+
+/* Drafts change no text, whatever ends it and whoever comes in between; somebody who runs alone has some. With four words to
+ * choose from everything has been said before. */
+static void drafts_change_nothing(void **state) {
+    (void)state;
+    enum { WORDS = 309, FEW = 4 };
+    static pr_logit_bias bias[WORDS - FEW];
+    for (int32_t i = 0; i < WORDS - FEW; i++) bias[i] = (pr_logit_bias){i, -INFINITY};
+    sched_rig rig;
+    pr_sched_stats stats;
+    size_t held = pr_mem_total();
+    sched_rig_open(&rig, &(sched_rig_opts){0});
+    const char *const stops[] = {"zz", "a"};
+    for (int i = 0; i < 12; i++) {
+        int n = i < 6 ? 1 : 3; /* alone, then in company that comes and goes */
+        for (int k = 0; k < n; k++) {
+            reply *r = &replies[k];
+            reply_init(r, "a.gguf", k ? "k" : NULL, i % 3 == 2 && k == 0 ? 0 : 30 + 25 * (uint32_t)k, 50 + (uint64_t)i);
+            reply_prompt(r, 5 + (uint64_t)k, 20);
+            r->job.generate.sample.bias = bias;
+            r->job.generate.sample.n_bias = WORDS - FEW;
+            r->job.want_logits = i % 2;
+            if (i == 4) r->job.generate.stop = stops, r->job.generate.n_stop = 2;
+            reply_submit(&rig, r);
+        }
+        for (int k = 0; k < n; k++) {
+            reply *r = &replies[k];
+            reply_wait(r);
+            same_text(r, "a.gguf", &plain);
+            assert_int_equal(r->done.n_generated, r->n_tokens);
+            if (r->job.generate.max_tokens == 0) assert_int_equal(r->n_tokens + r->n_prompt, 257);
+            else if (i != 4) assert_int_equal(r->n_tokens, r->job.generate.max_tokens);
+        }
+    }
+    pr_sched_stats_get(rig.sched, &stats);
+    assert_true(stats.tokens_accepted > 0 && stats.tokens_accepted <= stats.tokens_drafted);
+    reply_init(replies, "a.gguf", "k", 0, 99); /* gone in the middle */
+    replies->job.generate.sample.bias = bias;
+    replies->job.generate.sample.n_bias = WORDS - FEW;
+    replies->token_ms = 2;
+    reply_submit(&rig, replies);
+    reply_wait_tokens(replies, 20);
+    pr_sched_cancel(rig.sched, replies->id);
+    reply_wait(replies);
+    assert_int_equal(replies->done.finish, PR_JOB_CANCELLED);
+    sched_rig_close(&rig);
+    assert_int_equal(pr_mem_total(), held);
 }
 
 static void two_models_at_once(void **state) {
@@ -653,6 +702,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_is_as_alone),
         cmocka_unit_test(many_are_as_alone),
+        cmocka_unit_test(drafts_change_nothing),
         cmocka_unit_test(two_models_at_once),
         cmocka_unit_test(a_prefix_is_used_again),
         cmocka_unit_test(a_prompt_is_shared_while_it_runs),
