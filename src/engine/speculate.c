@@ -14,7 +14,7 @@ enum {
 
 static const double acceptance_guess = 0.75, lookup_guess = 0.5, margin = 1.03, cheaper = 0.75;
 static const double lookup_margin = 1.1; /* how often they are right differs from one place of a text to the next */
-static const double row_guess = 0.5; /* of a plain step, for a further row, before one was measured */
+static const double row_guess = 0.5;     /* of a plain step, for a further row, before one was measured */
 
 /* A mean that begins as a plain one and ends with a fixed weight for what is new. */
 static void average(double *mean, uint32_t n_before, uint32_t n_most, double value) {
