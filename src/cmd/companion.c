@@ -97,6 +97,10 @@ bool pr__companion_look(const char *source, pr_companion *out) {
     return ok;
 }
 
+bool pr__companion_taken(const pr_companion *c, bool wants_elastic, bool exact) {
+    return c->fits && (wants_elastic || (c->wide && !exact));
+}
+
 void pr__companion_free(pr_companion *c) {
     pr_free(c->source);
     pr_free(c->dir);

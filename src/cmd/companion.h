@@ -26,6 +26,9 @@ typedef struct pr_companion {
 bool pr__companion_look(const char *source, pr_companion *out);
 void pr__companion_free(pr_companion *c);
 
+/* Whether `run` opens it in the model's place: where levels are asked for, and of a wide model always, unless exactly. */
+bool pr__companion_taken(const pr_companion *c, bool wants_elastic, bool exact);
+
 /* What to do about `source` when a model with levels is wanted: take its companion, or pack one. Written into buf. */
 const char *pr__companion_advice(const char *source, char *buf, size_t len);
 

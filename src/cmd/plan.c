@@ -179,10 +179,25 @@ static pr_status plan_elastic(plan *p, const row *top) {
     return status;
 }
 
+/* The file that `run` would open. */
+static pr_status find_file(plan *p, const char *model) {
+    pr_companion c = {0};
+    pr_status status = pr__models_resolve(model, &p->path, &p->err);
+    if (status == PR_OK && pr__companion_look(p->path, &c) &&
+        pr__companion_taken(&c, pr__load_wants_elastic(&p->load), p->load.opts.exact)) {
+        pr_free(p->path);
+        p->path = pr_strdup(PR_TAG_FILE, c.path);
+        if (!p->path) status = pr_fail_nomem(&p->err, "a path", strlen(c.path));
+        else if (!p->json) pr_str_line(&p->out, "as its elastic copy, %s:", p->path);
+    }
+    pr__companion_free(&c);
+    return status;
+}
+
 static pr_status plan_model(plan *p, const char *model) {
     row top;
     pr_status status = pr__load_check(&p->load, &p->err);
-    if (status == PR_OK) status = pr__models_resolve(model, &p->path, &p->err);
+    if (status == PR_OK) status = find_file(p, model);
     pr_engine_opts opts = p->load.opts;
     opts.level_given = false;
     opts.weights_budget = 0;

@@ -154,18 +154,15 @@ static pr_status check(run *r) {
 
 /* ---- the model, or its companion ---- */
 
-static bool takes_companion(const run *r, const pr_companion *c) {
-    return c->fits && (pr__load_wants_elastic(&r->load) || (c->wide && !r->load.opts.exact));
-}
-
 static pr_status open_model(run *r, const char *model, pr_engine **engine) {
     char *path = NULL;
     pr_companion c = {0};
     pr_status status = pr__load_check(&r->load, &r->err);
     if (status == PR_OK) status = pr__models_resolve(model, &path, &r->err);
-    bool looked = status == PR_OK && pr__companion_look(path, &c);
-    if (status == PR_OK) status = pr__load_open_path(&r->load, takes_companion(r, &c) ? c.path : path, engine, &r->err);
-    if (status == PR_ERR_UNSUPPORTED && pr__load_wants_elastic(&r->load) && pr__companion_busy(&c)) {
+    bool wants = pr__load_wants_elastic(&r->load), looked = status == PR_OK && pr__companion_look(path, &c);
+    bool taken = looked && pr__companion_taken(&c, wants, r->load.opts.exact);
+    if (status == PR_OK) status = pr__load_open_path(&r->load, taken ? c.path : path, engine, &r->err);
+    if (status == PR_ERR_UNSUPPORTED && wants && pr__companion_busy(&c)) {
         pr_fail(&r->err, status, "--%s: %.200s has one precision only; its elastic copy is being packed right now",
                 r->load.opts.level_given ? "level" : "weights-budget", path);
     }
