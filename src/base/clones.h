@@ -2,13 +2,15 @@
  * PR_CLONES before a function: the compiler makes one more body of it for AVX2 and one for AVX-512, and the loader takes the
  * widest that the processor runs. For plain loops that the vectorizer handles: without -ffast-math and with
  * -ffp-contract=off every body gives the same bits, so this is a matter of speed alone. What must be written by hand is a
- * kernel (kernels/). Nothing where the compiler cannot, nor under a sanitizer, whose runtime starts after the loader.
+ * kernel (kernels/). Nothing where compiler or libc cannot, nor under a sanitizer, whose runtime starts after the loader.
  */
 #ifndef PRECIS_BASE_CLONES_H
 #define PRECIS_BASE_CLONES_H
 
-#if defined(__x86_64__) && defined(__ELF__) && defined(__GNUC__) && !defined(__clang__) && defined(__OPTIMIZE__) &&    \
-    !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include <limits.h> /* says which libc: only glibc's loader chooses */
+
+#if defined(__x86_64__) && defined(__GLIBC__) && defined(__GNUC__) && __GNUC__ >= 12 && !defined(__clang__) &&         \
+    defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #define PR_CLONES __attribute__((target_clones("default", "arch=x86-64-v3", "arch=x86-64-v4")))
 #else
 #define PR_CLONES

@@ -61,8 +61,8 @@ const char *pr__level_caution(const pr_elastic_info *e) {
     if (!e->elastic || e->int2_usable || e->cursor >= e->level_cursor[PR_LEVEL_INT4]) return "";
     if (e->kl_measured && e->kl <= PR_KL_USABLE) return "";
     return e->kl_measured
-               ? "so far from its source expect nonsense, not answers: `precis pack` without --fast makes a better int2"
-               : "below int4 of a file that was never measured expect nonsense, not answers: pack it anew";
+               ? "so far from its source expect nonsense, not answers; without --fast, pack makes a better int2"
+               : "below int4 of a file that was never measured expect nonsense, not answers";
 }
 
 const char *pr__levels_range(pr_level top) {
@@ -82,7 +82,7 @@ char *pr__elastic_brief(const pr_engine *engine, const pr_generate_stats *stats,
     } else {
         pr_engine_info info;
         pr_engine_describe(engine, &info);
-        snprintf(buf, len, "%s of weights", pr_format_bytes(size, sizeof size, info.weight_bytes));
+        snprintf(buf, len, "%s of weights%s", pr_format_bytes(size, sizeof size, info.weight_bytes), drafts);
     }
     return buf;
 }

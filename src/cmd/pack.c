@@ -80,9 +80,10 @@ static void print_text(const pack *p, pr_str *s) {
                 pr__format_count(c, sizeof c, r->n_weights), r->n_matrices, r->n_increments);
     for (uint32_t l = 0; l < r->n_planes; l++)
         pr_str_printf(s, "  %s  %5.2f bits a weight, KL %.2g%s\n", level_names[l], r->level_bits[l], r->level_kl[l],
-                      r->kl_measured ? "" : " (a guess)");
-    if (p->fast && !(r->kl_measured && r->level_kl[0] <= PR_KL_USABLE))
-        pr_str_puts(s, "  below int4 expect nonsense, not answers: without --fast int2 is one for emergencies\n");
+                      !r->kl_measured || (p->fast && l > 1) ? " (a guess)" : "");
+    if (!(r->kl_measured && r->level_kl[0] <= PR_KL_USABLE))
+        pr_str_printf(s, "  below int4 expect nonsense, not answers%s\n",
+                      p->fast ? ": without --fast int2 is one for emergencies" : "");
     if (r->n_tokens)
         pr_str_printf(s, "  calibrated with %llu tokens, %u %s measured\n", (unsigned long long)r->n_tokens,
                       r->n_measured, p->fast ? "levels" : "matrices");

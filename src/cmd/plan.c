@@ -143,10 +143,10 @@ static void print_choice(plan *p, const row *r) {
         if (!r->elastic.kl_measured)
             pr_str_puts(
                 s, "KL is a guess: this file was packed without measuring. Below int4 it can be far too low: expect\n"
-                   "nonsense there, not answers; `precis pack` makes a better one\n");
+                   "nonsense there, not answers\n");
         else if (!r->elastic.int2_usable)
-            pr_str_puts(s, "where KL is above 2.5 expect nonsense, not answers; `precis pack` without --fast makes a "
-                           "better int2\n");
+            pr_str_puts(
+                s, "where KL is above 2.5 expect nonsense, not answers; without --fast, pack makes a better int2\n");
         pr_str_printf(s, "here: %s (increment %u of %u): %s\n", pr__level_text(&r->elastic), r->elastic.cursor,
                       r->elastic.n_increments, text);
     }

@@ -7,8 +7,8 @@
  * measured layers on both sides, by a straight line through the logarithms. The exponent is the median of what a few
  * matrices say that are measured at 4 bits too.
  *
- * The table is for files that are packed without reading a text. A number is what a relative error of 1 of all matrices of
- * the kind together would cost in nats, if KL grew in proportion to it. The figures are round ones between those of a model
+ * The table is for files that are packed fast, in which nothing is measured matrix by matrix. A number is what a relative
+ * error of 1 of all matrices of the kind together would cost in nats, if KL grew in proportion to it. The figures are round ones between those of a model
  * of 6M weights (prose-6m) and one of 135M (SmolLM2), which differ by a factor of 15 at the embedding and far more at the
  * rest: the order that they give is of some use, the KL is a guess.
  */

@@ -130,7 +130,7 @@ static pr_status open_source(packer *p, const char *source, const char *out, pr_
 /* ---- describing ------------------------------------------------------------- */
 
 static void describe_origin(packer *p) {
-    pr_str types = {0}, bytes = {0}, changed = {0};
+    pr_str types = {0}, bytes = {0}, changed = {0}, calibration = {0};
     uint32_t counts[PR_DTYPE_COUNT] = {0};
     for (size_t i = 0; i < pr_model_file_n_tensors(p->file); i++) counts[pr_model_file_tensor(p->file, i)->dtype]++;
     for (int t = 0; t < PR_DTYPE_COUNT; t++)
@@ -139,17 +139,18 @@ static void describe_origin(packer *p) {
     pr_str_printf(&bytes, "%llu", (unsigned long long)pr_model_file_bytes(p->file));
     pr_str_printf(&changed, "%lld", (long long)pr_model_file_changed_ns(p->file));
     const char *path = pr_model_file_path(p->file), *slash = strrchr(path, '/');
-    const char *text = p->o.text_name ? p->o.text_name : "built-in";
+    pr_str_printf(&calibration, "%s%s", p->o.fast ? "fast, " : "", p->o.text_name ? p->o.text_name : "built-in");
     pr_gguf_meta_str(p->w, "precis.source", slash ? slash + 1 : path);
     if (pr_str_ok(&types) && pr_str_ok(&bytes) && pr_str_ok(&changed)) {
         pr_gguf_meta_str(p->w, "precis.source.bytes", bytes.data);
         pr_gguf_meta_str(p->w, "precis.source.changed", changed.data);
         pr_gguf_meta_str(p->w, "precis.source.types", types.data);
     }
-    pr_gguf_meta_str(p->w, "precis.calibration", text);
+    if (pr_str_ok(&calibration)) pr_gguf_meta_str(p->w, "precis.calibration", calibration.data);
     pr_str_free(&types);
     pr_str_free(&bytes);
     pr_str_free(&changed);
+    pr_str_free(&calibration);
 }
 
 static pr_status describe(packer *p, const char *out, pr_err *err) {
@@ -241,7 +242,7 @@ static pr_status encode(packer *p, uint32_t i, const pr_calibrated *inputs, pr_e
         if (job.plane[l]) pr_unmap(PR_TAG_SCRATCH, job.plane[l], plane_bytes(t, l));
     if (w) pr_unmap(PR_TAG_SCRATCH, w, bytes);
     pr_model_file_done(p->file, m->source);
-    m->done = true;
+    m->done = st == PR_OK;
     p->encoded += n;
     tell(p, "encoding");
     return st ? st : check_cancel(p, err);

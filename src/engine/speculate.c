@@ -14,7 +14,8 @@ enum {
 
 static const double acceptance_guess = 0.75, lookup_guess = 0.5, margin = 1.03, cheaper = 0.75;
 static const double lookup_margin = 1.1; /* how often they are right differs from one place of a text to the next */
-static const double row_guess = 0.5;     /* of a plain step, for a further row, before one was measured */
+/* Of a plain step, for a further row, before one was measured: hopeful, so that one is. */
+static const double row_guess = 0.25;
 
 /* A mean that begins as a plain one and ends with a fixed weight for what is new. */
 static void average(double *mean, uint32_t n_before, uint32_t n_most, double value) {
@@ -41,8 +42,10 @@ int pr__spec_lookup_arm(pr__lookup found) {
     return PR__SPEC_LEVELS + (found.length <= 2 ? 0 : found.length <= 3 ? 1 : found.length <= 5 ? 2 : 3);
 }
 
-/* What was found out may no longer hold. */
+/* What was found out may no longer hold: levels, and what steps of several rows take, which only drafts would tell. */
 static void doubt(pr__spec *s) {
+    for (int rows = 2; rows <= PR__SPEC_MAX + 1; rows++) s->n_steps[rows] = 0;
+    s->n_drafted = 0;
     for (int a = 0; a < s->n_levels; a++) {
         s->arms[a].n_probes = 0;
         s->arms[a].n_judged = GUESS;
@@ -88,13 +91,11 @@ static pr__spec_choice choose_auto(pr__spec *s, int k_max, int lookup) {
     pr__spec_choice c = best(s, 1, k_max, lookup, &most);
     bool looked_up = c.k && c.arm >= PR__SPEC_LEVELS;
     bool pays = c.k && most * s->step_seconds[1] >= (looked_up ? lookup_margin : margin);
+    if (pays) s->probe_gap = GAP_FIRST;
     if (pays && looked_up) return s->n_rounds % PLAIN_EVERY ? c : plain;
     for (int a = 0; a < s->n_levels; a++)
         if (s->arms[a].n_probes < PROBES) return (pr__spec_choice){1, a};
-    if (pays) {
-        s->probe_gap = GAP_FIRST;
-        return s->n_rounds % PLAIN_EVERY ? c : plain;
-    }
+    if (pays) return s->n_rounds % PLAIN_EVERY ? c : plain;
     if (s->n_rounds < s->probe_gap) return plain;
     s->n_rounds = 0;
     s->probe_gap = s->probe_gap * 2 < GAP_LAST ? s->probe_gap * 2 : GAP_LAST;

@@ -11,8 +11,8 @@
  * acceptance a (each draft token, given those before it), a round of k drafts yields
  * E = (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al., arXiv:2211.17192) and takes k draft steps and one step of k + 1
  * rows. All three are measured as they happen and averaged with a fixed weight; the (arm, k) of the largest E / time
- * is taken, if it beats a plain step by a margin. Plain steps and levels not in favour are measured again now and then;
- * a lookup is judged by every token that comes, whether it was tried or not.
+ * is taken, if it beats a plain step by a margin. Plain steps, levels not in favour and steps of several
+ * rows are measured again now and then; a lookup is judged by every token that comes, whether it was tried or not.
  */
 #ifndef PRECIS_ENGINE_SPECULATE_H
 #define PRECIS_ENGINE_SPECULATE_H

@@ -1,8 +1,8 @@
 /*
  * Drafts for a job that runs alone: what followed the same words earlier in its text (engine/lookup.h), checked in one step.
  *
- * With several jobs a step is full of rows already, and rows are what drafts cost. A model's own drafts at a lower level are
- * left to pr_session_generate(): they take steps of their own, for which others would have to wait.
+ * With several jobs a step is full of rows already, and rows are what drafts cost; or the others wait for its end. A
+ * model's own drafts at a lower level are left to pr_session_generate(): they take steps of their own, for which others would have to wait.
  */
 #include "engine/serve.h"
 #include "sched/lane.h"
@@ -19,7 +19,7 @@ static void follow_level(pr__lane *lane) {
 
 void pr__draft_add(pr__lane *lane, pr__step *step, uint32_t most) {
     pr__drafts *d = &lane->drafts;
-    step->alone = most > 0 && step->n == 1 && step->decoding == 1 && step->batch == PR__OWN;
+    step->alone = most > 0 && lane->running.n == 1 && step->decoding == 1 && step->batch == PR__OWN;
     if (!step->alone) return;
     const pr__job *job = step->jobs[0];
     uint32_t length = pr_session_length(job->session);

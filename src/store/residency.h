@@ -74,7 +74,8 @@ void pr_residency_draft(pr_residency *r, uint32_t n);
 /* Measuring only: one unit reads at most `level` until it is set again with PR_PLANE_P16. */
 void pr_residency_cap(pr_residency *r, uint32_t unit, pr_plane level);
 
-/* Around every step: publish levels, which costs as much as changed; memory that no step can read any more is given back
+/* Around every step: publish levels, which costs as much as changed, after a gap of a fifth of a step while planes are read and steps
+ * take every processor; memory that no step can read any more is given back
  * from then on. Returns a number that changes with the levels. */
 uint64_t pr_residency_step_begin(pr_residency *r);
 void pr_residency_step_end(pr_residency *r);

@@ -2,13 +2,14 @@
 """pack: an elastic model out of another, and what it refuses."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from lib import PRECIS, big_model, fails, finish, ok, path, precis, small_model, write  # noqa: E402
+from lib import PRECIS, ROOT, big_model, fails, finish, ok, path, precis, small_model, write  # noqa: E402
 
 model = small_model()
 source = write("models/small.gguf", open(model, "rb").read())
@@ -16,7 +17,8 @@ out = path("out.gguf")
 
 # ---- fast ----
 r = precis("pack", source, "-o", out, "--fast")
-ok("pack --fast", r.code == 0 and "int2" in r.out and "a guess" not in r.out and os.path.exists(out), str(r))
+ok("pack --fast", r.code == 0 and os.path.exists(out)
+   and ["a guess" in line for line in r.out.splitlines()[1:4]] == [False, False, True], str(r))
 r = precis("show", out)
 ok("what comes out is a model", r.code == 0 and "planes" in r.out, str(r))
 r = precis("run", out, "--raw", "--temp", "0", "-n", "8", "Once upon a time")
@@ -46,6 +48,9 @@ def cautions(packed, kl):
 
 
 cautions(out, j["levels"]["int2"]["kl"])
+with open(os.path.join(ROOT, "start")) as f:
+    of_quick_copies = re.search(r"grep -qE '([^']+)'", f.read()).group(1)
+ok("./start knows it as a quick copy", re.search(of_quick_copies, precis("show", "--meta", "--json", out).out) is not None)
 r = precis("pack", "--fast", big_model(), path("big.gguf"), "--json", timeout=600)
 cautions(path("big.gguf"), r.json()["levels"]["int2"]["kl"])
 
@@ -55,6 +60,7 @@ r = precis("pack", source, out, "--calibration", text, "--json", "-t", "2")
 j = r.json()
 ok("calibrated", r.code == 0 and j["kl_measured"] is True and j["tokens"] > 100 and j["measured"] == j["matrices"]
    and 0 <= j["levels"]["int8"]["kl"] <= j["levels"]["int4"]["kl"] <= j["levels"]["int2"]["kl"], str(r))
+ok("./start leaves such a one alone", re.search(of_quick_copies, precis("show", "--meta", "--json", out).out) is None)
 
 cautions(out, j["levels"]["int2"]["kl"])
 

@@ -101,6 +101,10 @@ static void test_lookups(void **state) {
     m.right[arm] = 0.9;
     play(&s, &m, -1, 200, 5);
     assert_true(play(&s, &m, -1, 4000, 6) > 1.7);
+    const machine busy = {.plain = 30, .row = 20, .found = 5, .lookup = arm, .right = {[PR__SPEC_LEVELS + 2] = 0.9}};
+    play(&s, &busy, -1, 2000, 7); /* for a while everything is slow, rows most of all: that is not for ever */
+    play(&s, &m, -1, 6000, 8);
+    assert_true(play(&s, &m, -1, 4000, 9) > 1.7);
     pr__spec_reset(&s, TOP, (uint32_t[]){INT2}, (uint64_t[]){25}, 1, 100); /* what is known of lookups stays */
     assert_true(s.arms[arm].acceptance > 0.7 && s.n_levels == 1);
     assert_int_equal(pr__spec_choose(&s, 3, 8, -1).arm, 0);
