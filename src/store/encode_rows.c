@@ -14,8 +14,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/clones.h"
 #include "base/mem.h"
+#include "kernels/clones.h"
 #include "store/encode_impl.h"
 
 enum { LANES = PR__LANES, PAIR = PR__PAIR };

@@ -2,10 +2,10 @@
  * PR_CLONES before a function: the compiler makes one more body of it for AVX2 and one for AVX-512, and the loader takes the
  * widest that the processor runs. For plain loops that the vectorizer handles: without -ffast-math and with
  * -ffp-contract=off every body gives the same bits, so this is a matter of speed alone. What must be written by hand is a
- * kernel (kernels/). Nothing where compiler or libc cannot, nor under a sanitizer, whose runtime starts after the loader.
+ * kernel. Nothing where compiler or libc cannot, nor under a sanitizer, whose runtime starts after the loader.
  */
-#ifndef PRECIS_BASE_CLONES_H
-#define PRECIS_BASE_CLONES_H
+#ifndef PRECIS_KERNELS_CLONES_H
+#define PRECIS_KERNELS_CLONES_H
 
 #include <limits.h> /* says which libc: only glibc's loader chooses */
 
