@@ -63,6 +63,9 @@ FLAGS_avx2   := -mavx2 -mfma -mf16c
 FLAGS_avxvnni := -mavxvnni $(FLAGS_avx2)
 FLAGS_avx512 := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni $(FLAGS_avx2)
 SKIP_ISA :=
+ifneq ($(filter %-gnu,$(TARGET)),)
+PR_CFLAGS += -DPR_HAVE_IFUNC=1
+endif
 else
 SKIP_ISA := src/kernels/avx2/% src/kernels/avxvnni/% src/kernels/avx512/%
 endif
