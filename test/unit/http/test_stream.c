@@ -120,22 +120,28 @@ static void later(pr_http_req *req, void *arg) {
 
 enum { EVENTS = TEST_SANITIZED ? 2000 : 20000 };
 
-/* Sends numbered events as fast as it may; waits while the stream is full. */
+/* Send, and wait while the stream is full. */
+static pr_status send_all(pr_http_req *req, const pr_str *event) {
+    pr_status status;
+    while ((status = pr_http_stream_send(req, event->data, event->len)) == PR_ERR_LIMIT) usleep(500);
+    return status;
+}
+
+/* Sends numbered events as fast as it may. */
 static void *send_numbers(void *arg) {
     pr_http_req *req = arg;
     pr_str event = {0};
     char text[32];
-    for (int i = 0; i < EVENTS; i++) {
+    pr_status status = PR_OK;
+    for (int i = 0; !status && i < EVENTS; i++) {
         pr_str_clear(&event);
         snprintf(text, sizeof text, "{\"n\":%d}", i);
         pr_sse_data(&event, text, strlen(text));
-        pr_status status;
-        while ((status = pr_http_stream_send(req, event.data, event.len)) == PR_ERR_LIMIT) usleep(500);
-        if (status) break;
+        status = send_all(req, &event);
     }
     pr_str_clear(&event);
     pr_sse_done(&event);
-    pr_http_stream_send(req, event.data, event.len);
+    if (!status) send_all(req, &event);
     pr_http_stream_end(req);
     pr_str_free(&event);
     pr_http_req_unref(req);
