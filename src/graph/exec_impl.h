@@ -29,7 +29,7 @@ typedef struct pr__instr {
     const pr_nested *nested[PR__MATS_MAX]; /* of matrices that are planes */
     const float *bias[PR__MATS_MAX];
     pr__rows residual;
-    bool q8;    /* the input is 8-bit blocks (and floats behind them, where a matrix has p16) */
+    bool q8;    /* the input is 8-bit blocks (and 13-bit ones behind them, where a matrix has p16) */
     bool merge; /* ATTEND: the second half, when spans were work items */
     size_t mat_bytes;
 } pr__instr;
@@ -90,6 +90,9 @@ void pr__exec_chunk(const pr_exec *e, const pr__instr *in, uint32_t chunk, int t
 void pr__op_rows(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 void pr__op_matmul(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
 void pr__op_attend(const pr_exec *e, const pr__instr *in, uint32_t chunk, int thread);
+
+/* A result in blocks: columns first .. first + n of a row, multiples of 32, from floats. */
+void pr__put_blocks(const pr_exec *e, const pr__instr *in, uint32_t row, uint32_t first, const float *x, uint32_t n);
 
 /* Row `row` of a nested matrix as floats, at its level in this step: out[cols]. */
 void pr__planes_row(const pr_exec *e, const pr_weight *m, const pr_nested *nested, uint32_t row, float *out);

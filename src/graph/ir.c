@@ -350,7 +350,7 @@ size_t pr_node_row_bytes(const pr_node *node) {
     switch (node->form) {
     case PR_FORM_F32: break;
     case PR_FORM_Q8: return node->cols / PR_BLOCK * sizeof(pr_qblock);
-    case PR_FORM_BOTH: return pr_form_blocks_bytes(node->cols) + (size_t)node->cols * sizeof(float);
+    case PR_FORM_BOTH: return pr_form_blocks_bytes(node->cols) + node->cols / PR_BLOCK * sizeof(pr_qblock13);
     }
     return (size_t)node->cols * sizeof(float);
 }
@@ -375,7 +375,7 @@ void pr_graph_dump(const pr_graph *g, pr_str *out) {
         if (n->dead || n->op == PR_OP_WEIGHT) continue;
         pr_str_printf(out, "%%%-4u %s[%s x %u%s]", i, pr_op_name(n->op), rows[n->rows], n->cols,
                       n->form == PR_FORM_Q8     ? " q8"
-                      : n->form == PR_FORM_BOTH ? " q8+f32"
+                      : n->form == PR_FORM_BOTH ? " q8+q13"
                                                 : "");
         if (n->name) pr_str_printf(out, " %s", n->name);
         for (uint32_t j = 0; j < n->n_in; j++) dump_input(g, n->in[j], out);

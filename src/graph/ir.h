@@ -54,7 +54,7 @@ typedef enum pr_rows {
 typedef enum pr_form {
     PR_FORM_F32,
     PR_FORM_Q8,  /* rows of pr_qblock */
-    PR_FORM_BOTH /* rows of pr_qblock, and from the next multiple of 64 bytes on the row as floats */
+    PR_FORM_BOTH /* rows of pr_qblock, and from the next multiple of 64 bytes on the row as pr_qblock13 */
 } pr_form;
 
 typedef struct pr_attr {
@@ -136,7 +136,7 @@ void pr_g_replace(pr_graph *g, pr_node_id from, pr_node_id to);
 pr_status pr_g_sort(pr_graph *g, pr_err *err);
 
 const char *pr_op_name(pr_op op);
-/* In a row of form BOTH: bytes of its blocks, with padding, which is where its floats begin. */
+/* In a row of form BOTH: bytes of its blocks of 8 bits, with padding, which is where those of 13 bits begin. */
 size_t pr_form_blocks_bytes(uint32_t cols);
 /* Bytes of one row of the value; one whole vector for PR_ROWS_ONE. Row strides are padded: see the planner. */
 size_t pr_node_row_bytes(const pr_node *node);

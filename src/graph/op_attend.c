@@ -175,16 +175,15 @@ static void store_results(const pr_exec *e, const pr__instr *in, const pr__qrows
     uint32_t dim = in->attr->head_dim, group = group_of(in->attr), width = group * dim;
     bool rotated = pr_kv_rotated(pr_kv_seq_shape(s->run->seq)->v_form);
     for (uint32_t r = 0; r < s->n_rows; r++) {
-        float *out = pr__row(&in->out, s->run->row + s->first + r);
+        uint32_t row = s->run->row + s->first + r;
         bool blocks = in->form != PR_FORM_F32;
-        float *floats = in->form == PR_FORM_BOTH ? out + pr_form_blocks_bytes(in->cols) / sizeof *out : out;
-        float *y = in->form == PR_FORM_Q8 ? f->row : floats + (size_t)kv_head * width;
+        float *y = blocks ? f->row : pr__row(&in->out, row) + (size_t)kv_head * width;
         for (uint32_t h = 0; h < group; h++) {
             const pr_attn_state *st = &f->totals[r * group + h];
             e->k->scale(st->acc, 1.0F / st->l, dim, y + (size_t)h * dim);
             if (rotated) e->k->hadamard(y + (size_t)h * dim, dim);
         }
-        if (blocks) e->k->quant(y, width, (pr_qblock *)(void *)out + (size_t)kv_head * width / PR_BLOCK);
+        if (blocks) pr__put_blocks(e, in, row, kv_head * width, y, width);
     }
 }
 

@@ -5,7 +5,7 @@
  * from memory once. Its size aims at enough work to hide the cost of claiming
  * it and little enough to share out evenly; it depends on the matrix and the
  * step alone. What follows the product (bias, residual, gating, rounding to
- * 8-bit blocks) happens on the work item's results while they are in cache.
+ * blocks) happens on the work item's results while they are in cache.
  */
 #include <string.h>
 
@@ -148,9 +148,8 @@ static void multiply_planes(const pr_exec *e, const pr__instr *in, uint32_t mat,
             .after = planes_of(e, stop < end ? &(place){in, mat, stop} : next),
         };
         pr_plane level = planes_at(e, u, cols, tile, args.plane);
-        bool q8 = in->q8 && level < PR_PLANE_P16;
-        if (in->q8 && !q8) args.x = in->in[0].base + pr_form_blocks_bytes(cols);
-        (q8 ? e->k->planes_q8 : e->k->planes_f32)[level](&args);
+        if (in->q8 && level == PR_PLANE_P16) args.x = in->in[0].base + pr_form_blocks_bytes(cols);
+        (in->q8 ? e->k->planes_q : e->k->planes_f32)[level](&args);
         tile = stop;
     }
 }
@@ -187,12 +186,10 @@ static void gated(const pr_exec *e, const pr__instr *in, const work *w, const pl
     multiply(e, in, 0, w, &(place){in, 1, w->tile}, n_rows, g, width);
     multiply(e, in, 1, w, next, n_rows, u, width);
     for (uint32_t r = 0; r < n_rows; r++) {
-        float *row = g + r * width;
-        uint8_t *out = (uint8_t *)pr__row(&in->out, r);
-        size_t floats = in->form == PR_FORM_BOTH ? pr_form_blocks_bytes(in->cols) : 0;
-        if (in->form != PR_FORM_Q8) row = (float *)(void *)(out + floats) + w->first;
+        bool blocks = in->form != PR_FORM_F32;
+        float *row = blocks ? g + r * width : pr__row(&in->out, r) + w->first;
         e->k->silu_mul(g + r * width, u + r * width, w->n, row);
-        if (in->form != PR_FORM_F32) e->k->quant(row, w->n, (pr_qblock *)(void *)out + w->first / PR_BLOCK);
+        if (blocks) pr__put_blocks(e, in, r, w->first, row, w->n);
     }
 }
 

@@ -24,23 +24,28 @@ static void rope_table(const pr_exec *e, const pr__instr *in, uint32_t row) {
     }
 }
 
-/* Where a row of the result stands as floats: in the result, or, when that is of 8-bit blocks alone, in scratch. */
-static float *row_floats(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
-    if (in->form == PR_FORM_Q8) return (float *)(void *)pr__scratch(e, thread);
+void pr__put_blocks(const pr_exec *e, const pr__instr *in, uint32_t row, uint32_t first, const float *x, uint32_t n) {
     uint8_t *at = (uint8_t *)pr__row(&in->out, row);
-    return (float *)(void *)(in->form == PR_FORM_BOTH ? at + pr_form_blocks_bytes(in->cols) : at);
+    e->k->quant(x, n, (pr_qblock *)(void *)at + first / PR_BLOCK);
+    if (in->form == PR_FORM_BOTH)
+        e->k->quant13(x, n, (pr_qblock13 *)(void *)(at + pr_form_blocks_bytes(in->cols)) + first / PR_BLOCK);
+}
+
+/* Where a row of the result is made as floats: in the result, or, when that is of blocks, in scratch. */
+static float *row_floats(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
+    return in->form == PR_FORM_F32 ? pr__row(&in->out, row) : (float *)(void *)pr__scratch(e, thread);
 }
 
 static void norm(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
     float *y = row_floats(e, in, row, thread);
     e->k->rmsnorm(pr__row(&in->in[0], row), pr__row(&in->in[1], 0), in->cols, in->attr->eps, y);
-    if (in->form != PR_FORM_F32) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
+    if (in->form != PR_FORM_F32) pr__put_blocks(e, in, row, 0, y, in->cols);
 }
 
 static void gate(const pr_exec *e, const pr__instr *in, uint32_t row, int thread) {
     float *y = row_floats(e, in, row, thread);
     e->k->silu_mul(pr__row(&in->in[0], row), pr__row(&in->in[1], row), in->cols, y);
-    if (in->form != PR_FORM_F32) e->k->quant(y, in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
+    if (in->form != PR_FORM_F32) pr__put_blocks(e, in, row, 0, y, in->cols);
 }
 
 static void rope(const pr_exec *e, const pr__instr *in, uint32_t row) {
@@ -94,11 +99,7 @@ static void one_row(const pr_exec *e, const pr__instr *in, uint32_t row, int thr
     case PR_OP_ROWS:
         memcpy(pr__row(&in->out, row), pr__row(&in->in[0], e->step->out_rows[row]), in->cols * sizeof(float));
         return;
-    case PR_OP_QUANT:
-        e->k->quant(pr__row(&in->in[0], row), in->cols, (pr_qblock *)(void *)pr__row(&in->out, row));
-        if (in->form == PR_FORM_BOTH)
-            memcpy(row_floats(e, in, row, thread), pr__row(&in->in[0], row), in->cols * sizeof(float));
-        return;
+    case PR_OP_QUANT: pr__put_blocks(e, in, row, 0, pr__row(&in->in[0], row), in->cols); return;
     case PR_OP_CONST:
     case PR_OP_WEIGHT:
     case PR_OP_MATMUL:

@@ -45,6 +45,19 @@ typedef struct pr_qblock {
 _Static_assert(sizeof(pr_qblock) == 48, "pr_qblock is 48 bytes");
 
 /*
+ * The same to 13 bits, for weights of 15 (the fp16 level of nested planes).
+ *   d = max|x| / 4064, q = round to nearest even of x * (1/d), else as above.
+ * 4064 is the largest bound at which 32 products with |weight| <= 16512 cannot leave 32 bits. Of each four columns
+ * 4i .. 4i + 3 the order is 0, 2, 1, 3: so do weights of 16 bits come out of their planes.
+ */
+enum { PR_Q13_MAX = 4064 };
+typedef struct pr_qblock13 {
+    float d;
+    int16_t q[PR_BLOCK];
+} pr_qblock13;
+_Static_assert(sizeof(pr_qblock13) == 68, "pr_qblock13 is 68 bytes");
+
+/*
  * Matrix times vectors over whole tiles: for t < n_tokens, r < n_tiles * 16:
  *   y[t * y_stride + r] = sum over columns of w[r][c] * x[t][c]
  * x rows are x_stride BYTES apart. y rows are y_stride floats apart, and have room for whole tiles.
@@ -140,11 +153,12 @@ typedef struct pr_kernels {
     pr_mm_fn *mm_q8[PR_PACK_COUNT];  /* pr_qblock activations; NULL for F32, F16, BF16 */
 
     /* Nested weights by level (kernels/planes.h). */
-    pr_plane_fn *planes_q8[PR_PLANE_COUNT];  /* pr_qblock activations; NULL for the level of p16 */
+    pr_plane_fn *planes_q[PR_PLANE_COUNT];   /* pr_qblock activations; of p16 pr_qblock13 */
     pr_plane_fn *planes_f32[PR_PLANE_COUNT]; /* float activations */
 
     /* n is a multiple of 32. */
     void (*quant)(const float *x, uint32_t n, pr_qblock *out);
+    void (*quant13)(const float *x, uint32_t n, pr_qblock13 *out);
 
     /* y = x * (1 / sqrt(sum16(x*x) / n + eps)) * w; w NULL: all ones. The square is fma'd into its
      * partial; x * r is rounded before * w. y may be x. Any n. */

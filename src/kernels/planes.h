@@ -57,12 +57,14 @@ bool pr_plane_book_ok(const pr_plane_book *book);
  * Matrix times vectors over whole tiles, as pr_mm_args (kernels.h) but for the weights. A level L (a pr_plane: the
  * highest one read) uses plane[0] .. plane[L]; the others may be NULL.
  *
- *   qblock x (levels p2, p4, p8):  acc = 0; for blocks ascending: acc = fma((float)isum, (float)u8 * x.d, acc)
- *                                  y = acc * (row * f)                      row f16 as float, f is f2, f4 or f8
- *       isum = sum over the block of x.q * (c2[a] | c4[code] | c8[code] + n), u8 = the group's s2 (level p2) or s4
- *   float x (all levels):          acc = 0; for columns ascending: acc = fma(w, x, acc); y = acc
- *       w = (float)integer * ((float)u8 * (row * f)), f being f2, f4, f8 or f8 / (float)k16, the integer that of the
- *       level's formula; each product is rounded
+ *   blocks x (pr_qblock; at level p16 pr_qblock13):
+ *                     acc = 0; for blocks ascending: acc = fma((float)isum, (float)u8 * x.d, acc)
+ *                     y = acc * (row * f)
+ *   float x:          acc = 0; for columns ascending: acc = fma(w, x, acc); y = acc
+ *                     w = (float)integer * ((float)u8 * (row * f)), each product rounded
+ *
+ * with the integer of the level's formula, isum = the sum over the block of x.q * integer, u8 = the group's s2 (level p2) or
+ * s4, row the f16 as float, f being f2, f4, f8 or f8 / (float)k16.
  */
 /* A tile that will be read soon: planes as far as they will be, NULL above, p2 NULL: not known. */
 typedef struct pr_plane_soon {

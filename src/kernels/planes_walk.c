@@ -87,7 +87,7 @@ static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_til
                         .x_stride = s->x_stride,
                         .y = s->y,
                         .y_stride = s->y_stride,
-                        .n_units = plan->q8 ? s->n_blocks : s->n_blocks * PR_BLOCK,
+                        .n_units = plan->finish ? s->n_blocks : s->n_blocks * PR_BLOCK,
                         .first = s->first,
                         .soon = s->soon};
     for (uint32_t i = 0; i < spans; i++) { /* tokens shared out evenly, as in mm_walk.c */
@@ -97,7 +97,7 @@ static void step_by_panel(const walk *k, const pr__plane_span *s, uint32_t n_til
         span.x += n * s->x_stride;
         span.y += n * s->y_stride;
     }
-    if (plan->q8 && s->last) {
+    if (plan->finish && s->last) {
         plan->finish(s, n_tiles, n_tokens);
     }
 }
@@ -110,11 +110,10 @@ static void take_step(const walk *k, uint32_t step, bool direct) {
     bool leaves = step + 1 == k->n_groups * k->n_runs && a->after.plane[PR_PLANE_P2];
     uint32_t end = (uint32_t)((uint64_t)k->n_blocks * (run + 1) / k->n_runs);
     uint32_t n_tiles = a->n_tiles - tile < k->tiles ? a->n_tiles - tile : k->tiles;
-    size_t x_block = k->plan->q8 ? sizeof(pr_qblock) : PR_BLOCK * sizeof(float);
     pr__plane_span s = {.book = a->book,
                         .factor = factor_of(k),
                         .n_blocks = end - block,
-                        .x = (const uint8_t *)a->x + block * x_block,
+                        .x = (const uint8_t *)a->x + (size_t)block * k->plan->x_block,
                         .x_stride = a->x_stride,
                         .y = a->y + (size_t)tile * PR_TILE_ROWS,
                         .y_stride = a->y_stride,
@@ -137,7 +136,7 @@ void pr__planes_walk(const pr_plane_args *args, const pr__plane_plan *plan) {
     static const uint32_t level_bytes[PR_PLANE_COUNT] = {144, 272, 528, 1040}; /* of a block of a tile */
     walk k = {.args = args, .plan = plan, .n_blocks = args->cols / PR_BLOCK};
     bool direct = args->n_tokens <= plan->tokens;
-    size_t x_bytes = args->n_tokens * (size_t)k.n_blocks * (plan->q8 ? sizeof(pr_qblock) : PR_BLOCK * sizeof(float));
+    size_t x_bytes = args->n_tokens * (size_t)k.n_blocks * plan->x_block;
     k.by_tile = direct || x_bytes <= X_BYTES_FEW;
     k.tiles = direct ? plan->tiles : plan->panel_tiles;
     k.n_groups = (args->n_tiles + k.tiles - 1) / k.tiles;

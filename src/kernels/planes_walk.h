@@ -39,26 +39,26 @@ typedef struct pr__plane_span {
     size_t x_stride;                      /* bytes */
     float *y;                             /* [n_tokens][n_tiles * 16] */
     size_t y_stride;                      /* floats */
-    bool first, last; /* sums begin at 0, else at what y holds; last: 8-bit sums meet row * factor */
+    bool first, last; /* sums begin at 0, else at what y holds; last: sums over blocks meet row * factor */
 } pr__plane_span;
 
 typedef void pr__plane_span_fn(const pr__plane_span *span, uint32_t n_tiles, uint32_t n_tokens);
 /* Decode the run of tile i of a span. */
 typedef void pr__plane_decode_fn(const pr__plane_span *span, uint32_t i, uint8_t *panel);
 
-/* y = y * (row scale * factor): the end of what a panel of 8-bit products summed up. */
+/* y = y * (row scale * factor): the end of what a panel summed up over blocks. */
 typedef void pr__plane_finish_fn(const pr__plane_span *span, uint32_t n_tiles, uint32_t n_tokens);
 
 typedef struct pr__plane_plan {
     pr_plane level;
-    bool q8;
+    uint32_t x_block;       /* bytes of 32 columns of a token */
     uint32_t tiles, tokens; /* of direct, at most */
     pr__plane_span_fn *direct;
     uint32_t panel_tiles, panel_tokens; /* of span, at most */
     uint32_t panel_block;               /* bytes of a decoded block of one tile */
     pr__plane_decode_fn *decode;
-    pr__mm_span_fn *span;        /* over the panel; its units are blocks when q8, else columns */
-    pr__plane_finish_fn *finish; /* when q8, else NULL */
+    pr__mm_span_fn *span;        /* over the panel; its units are columns of floats or, with finish, blocks */
+    pr__plane_finish_fn *finish; /* where activations are blocks, else NULL */
 } pr__plane_plan;
 
 void pr__planes_walk(const pr_plane_args *args, const pr__plane_plan *plan);

@@ -62,9 +62,15 @@ static void fill_planes(uint8_t *const plane[PR_PLANE_COUNT], pr_plane level, ui
     }
 }
 
-/* Fill a row of activations; quantized ones also come as runs of +-127, the worst case of integer sums. */
-static void fill_row(bool q8, void *row, uint32_t cols, float_kind kind) {
-    if (!q8) {
+/* The forms of activations: floats, or the blocks that the level takes. */
+static size_t row_bytes_of(pr_plane level, bool blocks, uint32_t cols) {
+    if (!blocks) return cols * sizeof(float);
+    return cols / PR_BLOCK * (level == PR_PLANE_P16 ? sizeof(pr_qblock13) : sizeof(pr_qblock));
+}
+
+/* Fill a row of activations; blocks also come as runs of the largest numbers, the worst case of integer sums. */
+static void fill_row(pr_plane level, bool blocks, void *row, uint32_t cols, float_kind kind) {
+    if (!blocks) {
         random_floats(row, cols, kind);
         return;
     }
@@ -76,24 +82,29 @@ static void fill_row(bool q8, void *row, uint32_t cols, float_kind kind) {
     for (uint32_t c = 0; kind == FLOATS_MIXED && c < cols; c++) {
         x[c] = x[c / 32 * 32] < 0 ? -1.0f : 1.0f;
     }
-    pr_kernels_of(0)->quant(x, cols, row);
+    if (level == PR_PLANE_P16) pr_kernels_of(0)->quant13(x, cols, row);
+    else pr_kernels_of(0)->quant(x, cols, row);
     free(x);
 }
 
-static pr_plane_fn *function_of(const pr_kernels *k, pr_plane level, bool q8) {
-    return (q8 ? k->planes_q8 : k->planes_f32)[level];
+static pr_plane_fn *function_of(const pr_kernels *k, pr_plane level, bool blocks) {
+    return (blocks ? k->planes_q : k->planes_f32)[level];
+}
+
+static const char *kind_name(pr_plane level, bool blocks) {
+    return !blocks ? "f32" : level == PR_PLANE_P16 ? "q13" : "q8";
 }
 
 typedef struct shape {
     pr_plane level;
-    bool q8;
+    bool blocks;
     uint32_t tiles, tokens, cols;
     plane_kind w_kind;
     float_kind x_kind;
 } shape;
 
 static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape *s) {
-    size_t row_bytes = s->q8 ? s->cols / PR_BLOCK * sizeof(pr_qblock) : s->cols * sizeof(float);
+    size_t row_bytes = row_bytes_of(s->level, s->blocks, s->cols);
     size_t x_stride = row_bytes + 16 * random_below(5), y_stride = (size_t)s->tiles * PR_TILE_ROWS + random_below(9);
     size_t y_floats = (s->tokens - 1) * y_stride + (size_t)s->tiles * PR_TILE_ROWS;
     uint8_t *plane[PR_PLANE_COUNT] = {0}, *x = guard_alloc((s->tokens - 1) * x_stride + row_bytes);
@@ -104,7 +115,7 @@ static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape 
     pr_plane_book book = random_book(s->w_kind);
     fill_planes(plane, s->level, s->tiles, s->cols, s->w_kind);
     for (uint32_t t = 0; t < s->tokens; t++) {
-        fill_row(s->q8, x + t * x_stride, s->cols, s->x_kind);
+        fill_row(s->level, s->blocks, x + t * x_stride, s->cols, s->x_kind);
     }
     pr_plane_args args = {.plane = {plane[0], plane[1], plane[2], plane[3]},
                           .book = &book,
@@ -115,16 +126,16 @@ static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape 
                           .n_tokens = s->tokens,
                           .y = want,
                           .y_stride = y_stride};
-    function_of(ref, s->level, s->q8)(&args);
+    function_of(ref, s->level, s->blocks)(&args);
     args.y = got;
-    function_of(k, s->level, s->q8)(&args);
+    function_of(k, s->level, s->blocks)(&args);
     check_floats(want, got, y_floats, "%u tiles, %u tokens, %u cols, weights %d, x %d", s->tiles, s->tokens, s->cols,
                  (int)s->w_kind, (int)s->x_kind);
     guard_free_all();
 }
 
-static void check_level(const pr_kernels *ref, const pr_kernels *k, pr_plane level, bool q8) {
-    shape s = {.level = level, .q8 = q8};
+static void check_level(const pr_kernels *ref, const pr_kernels *k, pr_plane level, bool blocks) {
+    shape s = {.level = level, .blocks = blocks};
     for (int i = 0; i < 5 * TOKENS_MAX; i++) {
         s.tokens = 1 + (uint32_t)i % TOKENS_MAX;
         s.tiles = 1 + random_below(TILES_MAX);
@@ -143,20 +154,18 @@ static void check_level(const pr_kernels *ref, const pr_kernels *k, pr_plane lev
             check_shape(ref, k, &s);
         }
     }
-    s = (shape){level, q8, 3, 70, 32 * 45, PLANES_LARGE, FLOATS_MIXED}; /* long enough to be cut in both directions */
+    s = (shape){level,   blocks,       3,           70,
+                32 * 45, PLANES_LARGE, FLOATS_MIXED}; /* long enough to be cut in both directions */
     check_shape(ref, k, &s);
 }
 
 void check_planes(const pr_kernels *ref, const pr_kernels *k) {
-    for (int q8 = 0; q8 < 2; q8++) {
+    for (int blocks = 0; blocks < 2; blocks++) {
         for (pr_plane level = PR_PLANE_P2; level < PR_PLANE_COUNT; level++) {
-            if (function_of(ref, level, q8) == NULL) {
-                continue;
-            }
             char name[32];
-            snprintf(name, sizeof name, "planes_%s.%s", q8 ? "q8" : "f32", level_names[level]);
+            snprintf(name, sizeof name, "planes_%s.%s", kind_name(level, blocks), level_names[level]);
             check_begin(name, k);
-            check_level(ref, k, level, q8);
+            check_level(ref, k, level, blocks);
             check_end();
         }
     }
@@ -168,7 +177,7 @@ enum { COLS = 2048, TOKENS_BENCH = 512, PER_CALL = 4 };
 
 typedef struct bench_ctx {
     pr_plane level;
-    bool q8;
+    bool blocks;
     uint8_t *plane[PR_PLANE_COUNT], *x;
     pr_plane_book book;
     float *y;
@@ -191,7 +200,7 @@ static void run_planes(const pr_kernels *k, void *ctx, uint32_t part) {
         for (int p = 0; p <= (int)b->level; p++) {
             args.plane[p] = b->plane[p] + i * pr_plane_tile_bytes((pr_plane)p, COLS);
         }
-        function_of(k, b->level, b->q8)(&args);
+        function_of(k, b->level, b->blocks)(&args);
     }
 }
 
@@ -204,11 +213,11 @@ static size_t bytes_read(pr_plane level) {
     return bytes - (level > PR_PLANE_P2 ? COLS / PR_BLOCK * PR_TILE_ROWS : 0);
 }
 
-static void bench_level(pr_plane level, bool q8) {
+static void bench_level(pr_plane level, bool blocks) {
     static const uint32_t tokens[] = {1, 2, 4, 8, 16, TOKENS_BENCH};
-    size_t row_bytes = q8 ? COLS / PR_BLOCK * sizeof(pr_qblock) : COLS * sizeof(float);
+    size_t row_bytes = row_bytes_of(level, blocks, COLS);
     uint32_t all = (uint32_t)((96u << 20) / bytes_read(level)) / PER_CALL * PER_CALL;
-    bench_ctx b = {.level = level, .q8 = q8, .book = random_book(PLANES_PLAIN), .x_stride = row_bytes + 64};
+    bench_ctx b = {.level = level, .blocks = blocks, .book = random_book(PLANES_PLAIN), .x_stride = row_bytes + 64};
     for (int p = 0; p <= (int)level; p++) {
         b.plane[p] = guard_alloc(all * pr_plane_tile_bytes((pr_plane)p, COLS));
     }
@@ -222,13 +231,13 @@ static void bench_level(pr_plane level, bool q8) {
         }
     }
     for (uint32_t t = 0; t < TOKENS_BENCH; t++) {
-        fill_row(q8, b.x + t * b.x_stride, COLS, FLOATS_PLAIN);
+        fill_row(level, blocks, b.x + t * b.x_stride, COLS, FLOATS_PLAIN);
     }
     for (size_t i = 0; i < sizeof tokens / sizeof tokens[0]; i++) {
         char name[48];
         b.tokens = tokens[i];
         b.tiles = b.tokens <= 8 ? all : 64;
-        snprintf(name, sizeof name, "planes_%s.%s.%u", q8 ? "q8" : "f32", level_names[level], b.tokens);
+        snprintf(name, sizeof name, "planes_%s.%s.%u", kind_name(level, blocks), level_names[level], b.tokens);
         double macs = (double)b.tiles * PR_TILE_ROWS * COLS * b.tokens;
         bench_case(name, run_planes, &b, 16, b.tokens <= 16 ? (double)b.tiles * (double)bytes_read(level) : 0.0, macs);
     }
@@ -236,11 +245,9 @@ static void bench_level(pr_plane level, bool q8) {
 }
 
 void bench_planes(void) {
-    for (int q8 = 1; q8 >= 0; q8--) {
+    for (int blocks = 1; blocks >= 0; blocks--) {
         for (pr_plane level = PR_PLANE_P2; level < PR_PLANE_COUNT; level++) {
-            if (function_of(pr_kernels_of(0), level, q8) != NULL) {
-                bench_level(level, q8);
-            }
+            bench_level(level, blocks);
         }
     }
 }

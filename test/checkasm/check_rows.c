@@ -36,6 +36,20 @@ static void check_quant(const pr_kernels *ref, const pr_kernels *k) {
     check_end();
 }
 
+static void check_quant13(const pr_kernels *ref, const pr_kernels *k) {
+    check_begin("quant13", k);
+    for (int i = 0; i < ROUNDS; i++) {
+        uint32_t n = PR_BLOCK * (1 + random_below(9)), bytes = n / PR_BLOCK * (uint32_t)sizeof(pr_qblock13);
+        const float *x = floats_of(n, kind_of(i));
+        pr_qblock13 *want = guard_alloc(bytes), *got = guard_alloc(bytes);
+        ref->quant13(x, n, want);
+        k->quant13(x, n, got);
+        check_bytes(want, got, bytes, "n %u, x %d", n, i % FLOAT_KINDS);
+        guard_free_all();
+    }
+    check_end();
+}
+
 static void check_rmsnorm(const pr_kernels *ref, const pr_kernels *k) {
     check_begin("rmsnorm", k);
     for (int i = 0; i < ROUNDS; i++) {
@@ -116,6 +130,7 @@ static void check_scale(const pr_kernels *ref, const pr_kernels *k) {
 
 void check_rows(const pr_kernels *ref, const pr_kernels *k) {
     check_quant(ref, k);
+    check_quant13(ref, k);
     check_rmsnorm(ref, k);
     check_rope(ref, k);
     check_softmax(ref, k);
@@ -132,12 +147,19 @@ enum { N_BENCH = 2048 };
 typedef struct bench_ctx {
     float *a, *b, *y;
     pr_qblock *q;
+    pr_qblock13 *q13;
 } bench_ctx;
 
 static void run_quant(const pr_kernels *k, void *ctx, uint32_t part) {
     (void)part;
     const bench_ctx *b = ctx;
     k->quant(b->a, N_BENCH, b->q);
+}
+
+static void run_quant13(const pr_kernels *k, void *ctx, uint32_t part) {
+    (void)part;
+    const bench_ctx *b = ctx;
+    k->quant13(b->a, N_BENCH, b->q13);
 }
 
 static void run_rmsnorm(const pr_kernels *k, void *ctx, uint32_t part) {
@@ -184,12 +206,14 @@ void bench_rows(void) {
     bench_ctx b = {.a = floats_of(N_BENCH, FLOATS_PLAIN),
                    .b = floats_of(N_BENCH, FLOATS_ZERO),
                    .y = floats_of(N_BENCH, FLOATS_PLAIN),
-                   .q = guard_alloc(N_BENCH / PR_BLOCK * sizeof(pr_qblock))};
+                   .q = guard_alloc(N_BENCH / PR_BLOCK * sizeof(pr_qblock)),
+                   .q13 = guard_alloc(N_BENCH / PR_BLOCK * sizeof(pr_qblock13))};
     for (int i = 0; i < N_BENCH; i += 2) {
         b.b[i] = 1.0f; /* no rotation: the vector must not drift off while it is timed */
     }
     const double bytes = N_BENCH * sizeof(float);
     bench_case("quant.2048", run_quant, &b, 1, bytes, 0);
+    bench_case("quant13.2048", run_quant13, &b, 1, bytes, 0);
     bench_case("rmsnorm.2048", run_rmsnorm, &b, 1, bytes, 0);
     bench_case("rope.2048", run_rope, &b, 1, bytes, 0);
     bench_case("rope_neox.2048", run_rope_neox, &b, 1, bytes, 0);

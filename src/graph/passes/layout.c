@@ -4,8 +4,8 @@
  * A matmul over 8-bit weights wants its input as 8-bit blocks. Left alone it
  * converts the input itself, each time; this pass makes the conversion a node
  * of its own, shared by every matmul of the same input. A nested matrix with a
- * p16 plane reads floats at its highest level and blocks below, and its level
- * moves while the model runs: its input is kept in both forms.
+ * p16 plane wants blocks of 13 bits at its highest level and of 8 below, and its
+ * level moves while the model runs: its input is kept in both forms.
  */
 #include "graph/passes.h"
 

@@ -76,6 +76,47 @@ PR_INLINE __m256 plane_scales(const pr__plane_run *run, size_t b, size_t half) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(u8));
 }
 
+/* What the sums of 8 rows of tile i meet at the end. */
+PR_INLINE __m256 plane_rows(const pr__plane_span *s, uint32_t i, size_t half) {
+    return _mm256_mul_ps(load_f16(s->rows[i] + 16 * half), _mm256_set1_ps(s->factor));
+}
+
+/* A pr__plane_finish_fn. In plain C this was a twentieth of a step of eight tokens where rows are short. */
+static inline void plane_finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        for (size_t half = 0; half < 2; half++) {
+            __m256 rows = plane_rows(s, i, half);
+            float *y = s->y + (size_t)i * PR_TILE_ROWS + 8 * half;
+            for (uint32_t t = 0; t < n_tokens; t++, y += s->y_stride) {
+                _mm256_storeu_ps(y, _mm256_mul_ps(_mm256_loadu_ps(y), rows));
+            }
+        }
+    }
+}
+
+/* Constants for the integers of fp16, which have 16 bits: maddubs of the even and of the odd bytes by k16, of the even
+ * ones by 1. */
+typedef struct pickers {
+    __m256i k16[2], one;
+} pickers;
+
+PR_INLINE pickers pickers_of(const pr_plane_book *book) {
+    short k16 = (short)book->k16;
+    return (pickers){.k16 = {_mm256_set1_epi16(k16), _mm256_set1_epi16((short)(k16 << 8))},
+                     .one = _mm256_set1_epi16(1)};
+}
+
+/* byte * k16 + low of four columns a dword: [0] has columns 0 and 2, [1] has 1 and 3. */
+PR_INLINE void plane_words(const pickers *p, __m256i bytes, __m256i low, __m256i out[2]) {
+    out[0] = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[0], bytes), _mm256_maddubs_epi16(p->one, low));
+    out[1] = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[1], bytes), _mm256_srai_epi16(low, 8));
+}
+
+/* The bytes of p16 of a field of 4 columns of block b, 8 rows. */
+PR_INLINE __m256i plane_low(const pr__plane_run *run, size_t b, size_t field, size_t half) {
+    return load_bytes(run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field + 32 * half);
+}
+
 /* Ask for n bytes at p, which may lie outside of any object. To the second-level cache: there are too few slots for lines
  * on their way to the first one (24 on Zen 4) to keep memory busy, and streams this short do not get help by hardware. */
 PR_INLINE void ask(const uint8_t *p, size_t n) {

@@ -3,8 +3,7 @@
  *
  * A dword lane of decoded bytes is four columns of a row; each is widened to
  * a dword, made a float and scaled. At fp16 two columns at a time become 16-bit
- * integers first: maddubs with (k16, 0) and (1, 0) picks a column of the int8
- * level and one of p16, and their sum is within 16 bits.
+ * integers first (plane_words).
  *
  * Up to 4 tokens use a column where it is made. A row's chain is a fused
  * multiply-add a column, four cycles long, and the processor does not see far
@@ -18,17 +17,6 @@
 
 enum { TOKENS_FEW = 4, TOKENS = 6 };
 
-/* Constants for the 16-bit integers of fp16: maddubs of the even and of the odd bytes by k16, of the even ones by 1. */
-typedef struct pickers {
-    __m256i k16[2], one;
-} pickers;
-
-PR_INLINE pickers pickers_of(const pr_plane_book *book) {
-    short k16 = (short)book->k16;
-    return (pickers){.k16 = {_mm256_set1_epi16(k16), _mm256_set1_epi16((short)(k16 << 8))},
-                     .one = _mm256_set1_epi16(1)};
-}
-
 /* Four columns of bytes as floats. */
 PR_INLINE void floats_of_bytes(__m256i bytes, __m256 out[4]) {
     for (int j = 0; j < 4; j++) {
@@ -37,32 +25,27 @@ PR_INLINE void floats_of_bytes(__m256i bytes, __m256 out[4]) {
 }
 
 /* Four columns of (byte * k16 + low) as floats. */
-PR_INLINE void floats_of_pairs(const pickers *p, __m256i bytes, __m256i low, __m256 out[4]) {
+PR_INLINE void floats_of_words(const pickers *p, __m256i bytes, __m256i low, __m256 out[4]) {
     const __m256i first = _mm256_set1_epi32(1); /* the lower word of a dword, by madd */
-    __m256i even = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[0], bytes), _mm256_maddubs_epi16(p->one, low));
-    __m256i odd = _mm256_add_epi16(_mm256_maddubs_epi16(p->k16[1], bytes), _mm256_srai_epi16(low, 8));
-    out[0] = _mm256_cvtepi32_ps(_mm256_madd_epi16(even, first));
-    out[1] = _mm256_cvtepi32_ps(_mm256_madd_epi16(odd, first));
-    out[2] = _mm256_cvtepi32_ps(_mm256_srai_epi32(even, 16));
-    out[3] = _mm256_cvtepi32_ps(_mm256_srai_epi32(odd, 16));
+    __m256i words[2];
+    plane_words(p, bytes, low, words);
+    for (int odd = 0; odd < 2; odd++) {
+        out[odd] = _mm256_cvtepi32_ps(_mm256_madd_epi16(words[odd], first));
+        out[2 + odd] = _mm256_cvtepi32_ps(_mm256_srai_epi32(words[odd], 16));
+    }
 }
 
 /* Four columns of block b, 8 rows, scaled; bytes: what plane_bytes() made of them. */
 PR_INLINE void plane_floats(pr_plane level, const pickers *p, const pr__plane_run *run, size_t b, size_t field,
                             size_t half, __m256i bytes, __m256 scale, __m256 out[4]) {
     if (level == PR_PLANE_P16) {
-        const uint8_t *low = run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field + 32 * half;
-        floats_of_pairs(p, bytes, load_bytes(low), out);
+        floats_of_words(p, bytes, plane_low(run, b, field, half), out);
     } else {
         floats_of_bytes(bytes, out);
     }
     for (int j = 0; j < 4; j++) {
         out[j] = _mm256_mul_ps(out[j], scale);
     }
-}
-
-PR_INLINE __m256 row_scales(const pr__plane_span *s, uint32_t i, size_t half) {
-    return _mm256_mul_ps(load_f16(s->rows[i] + 16 * half), _mm256_set1_ps(s->factor));
 }
 
 /* Block b of a tile as bytes: [field of 4 columns][half]. */
@@ -96,7 +79,7 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
     const plane_tables tables = plane_tables_of(level, s->book, 0);
     const pickers p = pickers_of(s->book);
     const pr__plane_run at = s->at[0], soon = s->soon[0];
-    const __m256 rows[2] = {row_scales(s, 0, 0), row_scales(s, 0, 1)};
+    const __m256 rows[2] = {plane_rows(s, 0, 0), plane_rows(s, 0, 1)};
     __m256 acc[2][TOKENS_FEW];
     for (int half = 0; half < 2; half++) {
         for (int t = 0; t < tokens; t++) {
@@ -143,7 +126,7 @@ PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tokens
 PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(level, s->book, 0);
     const pickers p = pickers_of(s->book);
-    const __m256 rows[2] = {row_scales(s, i, 0), row_scales(s, i, 1)};
+    const __m256 rows[2] = {plane_rows(s, i, 0), plane_rows(s, i, 1)};
     float *out = (float *)(void *)panel;
     for (size_t b = 0; b < s->n_blocks; b++, out += PR_BLOCK * PR_TILE_ROWS) {
         plane_prefetch(level, &s->soon[i], b);
@@ -197,6 +180,7 @@ static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *d
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
         .level = level,
+        .x_block = PR_BLOCK * sizeof(float),
         .tiles = 1,
         .tokens = TOKENS_FEW,
         .direct = direct_fn,

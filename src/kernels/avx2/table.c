@@ -6,8 +6,9 @@
 const pr_kernels pr__kernels_avx2 = {
     .name = "avx2",
     .mm_q8 = {[PR_PACK_Q8] = pr__avx2_mm_q8_q8, [PR_PACK_Q4] = pr__avx2_mm_q4_q8},
-    .planes_q8 = {[PR_PLANE_P2] = pr__avx2_planes_int2_q8,
-                  [PR_PLANE_P4] = pr__avx2_planes_int4_q8,
-                  [PR_PLANE_P8] = pr__avx2_planes_int8_q8},
+    .planes_q = {[PR_PLANE_P2] = pr__avx2_planes_int2_q8,
+                 [PR_PLANE_P4] = pr__avx2_planes_int4_q8,
+                 [PR_PLANE_P8] = pr__avx2_planes_int8_q8,
+                 [PR_PLANE_P16] = pr__avx2_planes_fp16_q13},
 #include "kernels/avx2/table.inc"
 };

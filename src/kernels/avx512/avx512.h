@@ -11,12 +11,13 @@
 pr_mm_fn pr__avx512_mm_f32, pr__avx512_mm_f16, pr__avx512_mm_bf16, pr__avx512_mm_q8, pr__avx512_mm_q4;
 pr_mm_fn pr__avx512_mm_q8_q8, pr__avx512_mm_q4_q8;
 
-pr_plane_fn pr__avx512_planes_int2_q8, pr__avx512_planes_int4_q8, pr__avx512_planes_int8_q8;
+pr_plane_fn pr__avx512_planes_int2_q8, pr__avx512_planes_int4_q8, pr__avx512_planes_int8_q8, pr__avx512_planes_fp16_q13;
 pr_plane_fn pr__avx512_planes_int2, pr__avx512_planes_int4, pr__avx512_planes_int8, pr__avx512_planes_fp16;
 
 pr__mm_span_fn pr__avx512_span_f32; /* pack F32, a span of the walk: for floats decoded from anything */
 
 void pr__avx512_quant(const float *x, uint32_t n, pr_qblock *out);
+void pr__avx512_quant13(const float *x, uint32_t n, pr_qblock13 *out);
 void pr__avx512_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
 void pr__avx512_silu_mul(const float *g, const float *u, uint32_t n, float *y);
 void pr__avx512_softmax(float *x, uint32_t n);

@@ -68,6 +68,45 @@ PR_INLINE __m512 plane_scales(const pr__plane_run *run, size_t b) {
     return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(u8));
 }
 
+/* What the sums of tile i meet at the end. */
+PR_INLINE __m512 plane_rows(const pr__plane_span *s, uint32_t i) {
+    return _mm512_mul_ps(load_f16(s->rows[i]), _mm512_set1_ps(s->factor));
+}
+
+/* A pr__plane_finish_fn. */
+static inline void plane_finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    for (uint32_t i = 0; i < n_tiles; i++) {
+        __m512 rows = plane_rows(s, i);
+        float *y = s->y + (size_t)i * PR_TILE_ROWS;
+        for (uint32_t t = 0; t < n_tokens; t++, y += s->y_stride) {
+            _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_loadu_ps(y), rows));
+        }
+    }
+}
+
+/* Constants of maddubs for the integers of fp16, which have 16 bits: of the even and of the odd columns. */
+typedef struct pickers {
+    __m512i k16[2], one[2];
+} pickers;
+
+PR_INLINE pickers pickers_of(const pr_plane_book *book) {
+    short k16 = (short)book->k16;
+    return (pickers){.k16 = {_mm512_set1_epi16(k16), _mm512_set1_epi16((short)(k16 << 8))},
+                     .one = {_mm512_set1_epi16(1), _mm512_set1_epi16(1 << 8)}};
+}
+
+/* byte * k16 + low of four columns a dword: [0] has columns 0 and 2, [1] has 1 and 3. */
+PR_INLINE void plane_words(const pickers *p, __m512i bytes, __m512i low, __m512i out[2]) {
+    for (int odd = 0; odd < 2; odd++) {
+        out[odd] = _mm512_add_epi16(_mm512_maddubs_epi16(p->k16[odd], bytes), _mm512_maddubs_epi16(p->one[odd], low));
+    }
+}
+
+/* The bytes of p16 of a field of 4 columns of block b. */
+PR_INLINE __m512i plane_low(const pr__plane_run *run, size_t b, size_t field) {
+    return _mm512_loadu_si512(run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field);
+}
+
 /* Ask for n bytes at p, which may lie outside of any object. To the second-level cache: there are too few slots for lines
  * on their way to the first one (24 on Zen 4) to keep memory busy, and streams this short do not get help by hardware. */
 PR_INLINE void ask(const uint8_t *p, size_t n) {

@@ -3,8 +3,7 @@
  *
  * A dword lane of decoded bytes is four columns of a row; each is widened to
  * a dword, made a float and scaled. At fp16 two columns at a time become 16-bit
- * integers first: maddubs with (k16, 0) and (1, 0) picks a column of the int8
- * level and one of p16, and their sum is within 16 bits.
+ * integers first (plane_words).
  *
  * Up to 4 tokens use a column where it is made. More share a panel of floats,
  * which the body of pack F32 multiplies.
@@ -14,17 +13,6 @@
 
 enum { TOKENS_FEW = 4, TOKENS = 12 };
 
-/* Constants of maddubs for the 16-bit integers of fp16: of the even and of the odd columns. */
-typedef struct pickers {
-    __m512i k16[2], one[2];
-} pickers;
-
-PR_INLINE pickers pickers_of(const pr_plane_book *book) {
-    short k16 = (short)book->k16;
-    return (pickers){.k16 = {_mm512_set1_epi16(k16), _mm512_set1_epi16((short)(k16 << 8))},
-                     .one = {_mm512_set1_epi16(1), _mm512_set1_epi16(1 << 8)}};
-}
-
 /* Four columns of bytes as floats. */
 PR_INLINE void floats_of_bytes(__m512i bytes, __m512 out[4]) {
     for (unsigned j = 0; j < 4; j++) {
@@ -33,15 +21,16 @@ PR_INLINE void floats_of_bytes(__m512i bytes, __m512 out[4]) {
 }
 
 /* Four columns of (byte * k16 + low) as floats. The lower half of a dword v is 2^23 + 2^15 + v in a float's fraction. */
-PR_INLINE void floats_of_pairs(const pickers *p, __m512i bytes, __m512i low, __m512 out[4]) {
+PR_INLINE void floats_of_words(const pickers *p, __m512i bytes, __m512i low, __m512 out[4]) {
     const __m512i half = _mm512_set1_epi32(0xffff), bits = _mm512_set1_epi32(0x4b008000);
     const __m512 offset = _mm512_set1_ps(0x1p23f + 0x1p15f);
     enum { XOR_AND = 0x78 /* the first ^ (the second & the third) */ };
+    __m512i words[2];
+    plane_words(p, bytes, low, words);
     for (int odd = 0; odd < 2; odd++) {
-        __m512i v = _mm512_add_epi16(_mm512_maddubs_epi16(p->k16[odd], bytes), _mm512_maddubs_epi16(p->one[odd], low));
-        __m512 lower = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, v, half, XOR_AND));
+        __m512 lower = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(bits, words[odd], half, XOR_AND));
         out[odd] = _mm512_sub_ps(lower, offset);
-        out[2 + odd] = _mm512_cvtepi32_ps(_mm512_srai_epi32(v, 16));
+        out[2 + odd] = _mm512_cvtepi32_ps(_mm512_srai_epi32(words[odd], 16));
     }
 }
 
@@ -49,8 +38,7 @@ PR_INLINE void floats_of_pairs(const pickers *p, __m512i bytes, __m512i low, __m
 PR_INLINE void plane_floats(pr_plane level, const pickers *p, const pr__plane_run *run, size_t b, size_t field,
                             __m512i bytes, __m512 scale, __m512 out[4]) {
     if (level == PR_PLANE_P16) {
-        const uint8_t *low = run->plane[PR_PLANE_P16] + b * PR__P16_BLOCK + 64 * field;
-        floats_of_pairs(p, bytes, _mm512_loadu_si512(low), out);
+        floats_of_words(p, bytes, plane_low(run, b, field), out);
     } else {
         floats_of_bytes(bytes, out);
     }
@@ -59,16 +47,12 @@ PR_INLINE void plane_floats(pr_plane level, const pickers *p, const pr__plane_ru
     }
 }
 
-PR_INLINE __m512 row_scales(const pr__plane_span *s, uint32_t i) {
-    return _mm512_mul_ps(load_f16(s->rows[i]), _mm512_set1_ps(s->factor));
-}
-
 PR_INLINE void direct_of(pr_plane level, int tiles, int tokens, const pr__plane_span *s) {
     const plane_tables tables = plane_tables_of(level, s->book, 0);
     const pickers p = pickers_of(s->book);
     __m512 acc[PR__PLANE_TILES][TOKENS_FEW], rows[PR__PLANE_TILES];
     for (int i = 0; i < tiles; i++) {
-        rows[i] = row_scales(s, (uint32_t)i);
+        rows[i] = plane_rows(s, (uint32_t)i);
         for (int t = 0; t < tokens; t++) {
             const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
             acc[i][t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
@@ -127,7 +111,7 @@ PR_INLINE void direct(pr_plane level, const pr__plane_span *s, uint32_t n_tiles,
 PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(level, s->book, 0);
     const pickers p = pickers_of(s->book);
-    const __m512 rows = row_scales(s, i);
+    const __m512 rows = plane_rows(s, i);
     for (size_t b = 0; b < s->n_blocks; b++) {
         __m512 scale = _mm512_mul_ps(plane_scales(&s->at[i], b), rows);
         plane_prefetch(level, &s->soon[i], b);
@@ -173,6 +157,7 @@ static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *d
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
         .level = level,
+        .x_block = PR_BLOCK * sizeof(float),
         .tiles = 2,
         .tokens = TOKENS_FEW,
         .direct = direct_fn,

@@ -45,7 +45,7 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
             acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[t]), scale, acc[t]);
         }
     }
-    __m512 rows = _mm512_mul_ps(load_f16(s->rows[0]), _mm512_set1_ps(s->factor));
+    __m512 rows = plane_rows(s, 0);
     for (int t = 0; t < tokens; t++) {
         _mm512_storeu_ps(s->y + (size_t)t * s->y_stride, s->last ? _mm512_mul_ps(acc[t], rows) : acc[t]);
     }
@@ -172,21 +172,11 @@ static void span(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
     }
 }
 
-static void finish(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    for (uint32_t i = 0; i < n_tiles; i++) {
-        __m512 rows = _mm512_mul_ps(load_f16(s->rows[i]), _mm512_set1_ps(s->factor));
-        float *y = s->y + (size_t)i * PR_TILE_ROWS;
-        for (uint32_t t = 0; t < n_tokens; t++, y += s->y_stride) {
-            _mm512_storeu_ps(y, _mm512_mul_ps(_mm512_loadu_ps(y), rows));
-        }
-    }
-}
-
 static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *direct_fn,
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
         .level = level,
-        .q8 = true,
+        .x_block = sizeof(pr_qblock),
         .tiles = 1,
         .tokens = TOKENS_FEW,
         .direct = direct_fn,
@@ -195,7 +185,7 @@ static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *d
         .panel_block = PANEL_BLOCK,
         .decode = decode_fn,
         .span = span,
-        .finish = finish,
+        .finish = plane_finish,
     };
     pr__planes_walk(args, &plan);
 }

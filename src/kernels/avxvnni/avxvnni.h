@@ -5,6 +5,7 @@
 #include "kernels/kernels.h"
 
 pr_mm_fn pr__avxvnni_mm_q8_q8, pr__avxvnni_mm_q4_q8;
-pr_plane_fn pr__avxvnni_planes_int2_q8, pr__avxvnni_planes_int4_q8, pr__avxvnni_planes_int8_q8;
+pr_plane_fn pr__avxvnni_planes_int2_q8, pr__avxvnni_planes_int4_q8, pr__avxvnni_planes_int8_q8,
+    pr__avxvnni_planes_fp16_q13;
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Planes times vectors, scalar: every level, with float and with 8-bit
- * activations.
+ * Planes times vectors, scalar: every level, with float activations and with
+ * blocks of 8 bits (13 bits at fp16).
  *
  * Block by block: the integers of 16 rows by 32 columns are decoded once and
  * meet every token; the chains live in y meanwhile, so any number of tokens
@@ -75,6 +75,17 @@ static void block_q8(const tile *t, int32_t w[PR_TILE_ROWS][PR_BLOCK], uint32_t 
     }
 }
 
+static void block_q13(const tile *t, int32_t w[PR_TILE_ROWS][PR_BLOCK], uint32_t b, const void *x_row, float *y) {
+    const pr_qblock13 *x = (const pr_qblock13 *)x_row + b;
+    for (int r = 0; r < PR_TILE_ROWS; r++) {
+        int32_t isum = 0;
+        for (int c = 0; c < PR_BLOCK; c++) {
+            isum += w[r][c] * x->q[pr__at_q13(c)];
+        }
+        y[r] = fmaf((float)isum, (float)t->scales[b * PR_TILE_ROWS + (uint32_t)r] * x->d, y[r]);
+    }
+}
+
 static void block_float(const tile *t, int32_t w[PR_TILE_ROWS][PR_BLOCK], uint32_t b, const void *x_row, float *y) {
     const float *x = (const float *)x_row + (size_t)b * PR_BLOCK;
     for (int r = 0; r < PR_TILE_ROWS; r++) {
@@ -85,7 +96,9 @@ static void block_float(const tile *t, int32_t w[PR_TILE_ROWS][PR_BLOCK], uint32
     }
 }
 
-static void planes(const pr_plane_args *a, pr_plane level, bool q8) {
+typedef void block_fn(const tile *t, int32_t w[PR_TILE_ROWS][PR_BLOCK], uint32_t b, const void *x_row, float *y);
+
+static void planes(const pr_plane_args *a, pr_plane level, block_fn *block) {
     int32_t w[PR_TILE_ROWS][PR_BLOCK];
     for (uint32_t i = 0; i < a->n_tiles; i++) {
         tile t = tile_at(a, level, i);
@@ -96,10 +109,10 @@ static void planes(const pr_plane_args *a, pr_plane level, bool q8) {
             decode(&t, level, a->book, b, w);
             for (uint32_t n = 0; n < a->n_tokens; n++) {
                 const uint8_t *x = (const uint8_t *)a->x + n * a->x_stride;
-                (q8 ? block_q8 : block_float)(&t, w, b, x, t.y + n * a->y_stride);
+                block(&t, w, b, x, t.y + n * a->y_stride);
             }
         }
-        for (uint32_t n = 0; q8 && n < a->n_tokens; n++) {
+        for (uint32_t n = 0; block != block_float && n < a->n_tokens; n++) {
             for (int r = 0; r < PR_TILE_ROWS; r++) {
                 t.y[n * a->y_stride + (size_t)r] *= t.row[r];
             }
@@ -107,16 +120,18 @@ static void planes(const pr_plane_args *a, pr_plane level, bool q8) {
     }
 }
 
-void pr__scalar_planes_int2_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P2, true); }
+void pr__scalar_planes_int2_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P2, block_q8); }
 
-void pr__scalar_planes_int4_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P4, true); }
+void pr__scalar_planes_int4_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P4, block_q8); }
 
-void pr__scalar_planes_int8_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P8, true); }
+void pr__scalar_planes_int8_q8(const pr_plane_args *args) { planes(args, PR_PLANE_P8, block_q8); }
 
-void pr__scalar_planes_int2(const pr_plane_args *args) { planes(args, PR_PLANE_P2, false); }
+void pr__scalar_planes_fp16_q13(const pr_plane_args *args) { planes(args, PR_PLANE_P16, block_q13); }
 
-void pr__scalar_planes_int4(const pr_plane_args *args) { planes(args, PR_PLANE_P4, false); }
+void pr__scalar_planes_int2(const pr_plane_args *args) { planes(args, PR_PLANE_P2, block_float); }
 
-void pr__scalar_planes_int8(const pr_plane_args *args) { planes(args, PR_PLANE_P8, false); }
+void pr__scalar_planes_int4(const pr_plane_args *args) { planes(args, PR_PLANE_P4, block_float); }
 
-void pr__scalar_planes_fp16(const pr_plane_args *args) { planes(args, PR_PLANE_P16, false); }
+void pr__scalar_planes_int8(const pr_plane_args *args) { planes(args, PR_PLANE_P8, block_float); }
+
+void pr__scalar_planes_fp16(const pr_plane_args *args) { planes(args, PR_PLANE_P16, block_float); }

@@ -1,15 +1,21 @@
-/* Activations to 8 bits, scalar (kernels.h has the definition of pr_qblock). */
+/* Activations to 8 and to 13 bits, scalar (kernels.h has the definitions of pr_qblock and pr_qblock13). */
 #include "kernels/scalar/scalar.h"
 
-static void quant_block(const float *src, pr_qblock *out) {
-    float x[PR_BLOCK], max = 0.0f;
+/* x mended, and the step that takes its largest to `most`; 0: all of it is nothing. */
+static float step_of(const float *src, float most, float x[PR_BLOCK]) {
+    float max = 0.0f;
     for (int i = 0; i < PR_BLOCK; i++) {
         x[i] = pr__mended(src[i]);
         max = fmaxf(max, fabsf(x[i]));
     }
-    float d = max / 127.0f;
-    if (d < FLT_MIN) {
-        *out = (pr_qblock){0};
+    float d = max / most;
+    return d < FLT_MIN ? 0.0f : d;
+}
+
+static void quant_block(const float *src, pr_qblock *out) {
+    float x[PR_BLOCK], d = step_of(src, 127.0f, x);
+    *out = (pr_qblock){.d = d};
+    if (d == 0.0f) {
         return;
     }
     float inv = 1.0f / d;
@@ -18,14 +24,31 @@ static void quant_block(const float *src, pr_qblock *out) {
         out->q[i] = (int8_t)nearbyintf(x[i] * inv);
         sum += out->q[i];
     }
-    out->d = d;
     out->ds = d * (float)sum;
     out->bias64 = -64 * sum;
     out->bias = -128 * sum;
 }
 
+static void quant13_block(const float *src, pr_qblock13 *out) {
+    float x[PR_BLOCK], d = step_of(src, (float)PR_Q13_MAX, x);
+    *out = (pr_qblock13){.d = d};
+    if (d == 0.0f) {
+        return;
+    }
+    float inv = 1.0f / d;
+    for (int i = 0; i < PR_BLOCK; i++) {
+        out->q[pr__at_q13(i)] = (int16_t)nearbyintf(x[i] * inv);
+    }
+}
+
 void pr__scalar_quant(const float *x, uint32_t n, pr_qblock *out) {
     for (uint32_t b = 0; b < n / PR_BLOCK; b++) {
         quant_block(x + (size_t)b * PR_BLOCK, out + b);
+    }
+}
+
+void pr__scalar_quant13(const float *x, uint32_t n, pr_qblock13 *out) {
+    for (uint32_t b = 0; b < n / PR_BLOCK; b++) {
+        quant13_block(x + (size_t)b * PR_BLOCK, out + b);
     }
 }

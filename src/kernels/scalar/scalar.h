@@ -14,10 +14,11 @@
 pr_mm_fn pr__scalar_mm_f32, pr__scalar_mm_f16, pr__scalar_mm_bf16, pr__scalar_mm_q8, pr__scalar_mm_q4;
 pr_mm_fn pr__scalar_mm_q8_q8, pr__scalar_mm_q4_q8;
 
-pr_plane_fn pr__scalar_planes_int2_q8, pr__scalar_planes_int4_q8, pr__scalar_planes_int8_q8;
+pr_plane_fn pr__scalar_planes_int2_q8, pr__scalar_planes_int4_q8, pr__scalar_planes_int8_q8, pr__scalar_planes_fp16_q13;
 pr_plane_fn pr__scalar_planes_int2, pr__scalar_planes_int4, pr__scalar_planes_int8, pr__scalar_planes_fp16;
 
 void pr__scalar_quant(const float *x, uint32_t n, pr_qblock *out);
+void pr__scalar_quant13(const float *x, uint32_t n, pr_qblock13 *out);
 void pr__scalar_rmsnorm(const float *x, const float *w, uint32_t n, float eps, float *y);
 void pr__scalar_rope(float *x, const float *cs, uint32_t n_rot, bool neox);
 void pr__scalar_silu_mul(const float *g, const float *u, uint32_t n, float *y);
@@ -43,6 +44,9 @@ static inline float pr__mended(float x) {
     }
     return x > FLT_MAX ? FLT_MAX : x < -FLT_MAX ? -FLT_MAX : x;
 }
+
+/* Where a pr_qblock13 has column c. */
+static inline int pr__at_q13(int c) { return (c & ~3) | (c & 1) << 1 | (c >> 1 & 1); }
 
 /* The largest power of two within n > 0: the next block of a hadamard. */
 static inline uint32_t pr__hadamard_size(uint32_t n) {

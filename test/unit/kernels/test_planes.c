@@ -198,30 +198,50 @@ static void assert_near(double want, double got, double tolerance) {
     }
 }
 
-static void check_products(const matrix *m, pr_plane level, bool q8) {
-    static float x[TOKENS][COLS], y[TOKENS][40];
-    static pr_qblock q[TOKENS][GROUPS];
+/* Tokens in the three forms that products take. */
+static struct {
+    float f32[TOKENS][COLS];
+    pr_qblock q8[TOKENS][GROUPS];
+    pr_qblock13 q13[TOKENS][GROUPS];
+} x;
+
+/* Column c of token t as a level's product with blocks or floats meets it. */
+static double x_of(pr_plane level, bool blocks, uint32_t t, uint32_t c) {
+    static const uint32_t order[4] = {0, 2, 1, 3};
+    const pr_qblock *q8 = &x.q8[t][c / 32];
+    const pr_qblock13 *q13 = &x.q13[t][c / 32];
+    if (!blocks) return (double)x.f32[t][c];
+    if (level < PR_PLANE_P16) return (double)q8->d * q8->q[c % 32];
+    return (double)q13->d * q13->q[c % 32 / 4 * 4 + order[c % 4]];
+}
+
+static void check_products(const matrix *m, pr_plane level, bool blocks) {
+    static float y[TOKENS][40];
     const pr_kernels *k = pr_kernels_of(0);
     for (int t = 0; t < TOKENS; t++) {
-        for (int c = 0; c < COLS; c++) x[t][c] = next_float();
-        k->quant(x[t], COLS, q[t]);
+        for (int c = 0; c < COLS; c++) x.f32[t][c] = next_float();
+        k->quant(x.f32[t], COLS, x.q8[t]);
+        k->quant13(x.f32[t], COLS, x.q13[t]);
     }
+    const void *const forms[] = {x.f32, x.q8, x.q13};
+    const size_t strides[] = {sizeof x.f32[0], sizeof x.q8[0], sizeof x.q13[0]};
+    int form = !blocks ? 0 : level < PR_PLANE_P16 ? 1 : 2;
     memset(y, 0xff, sizeof y);
     pr_plane_args args = {.book = &book,
                           .n_tiles = TILES,
                           .cols = COLS,
-                          .x = q8 ? (const void *)q : x,
-                          .x_stride = q8 ? sizeof q[0] : sizeof x[0],
+                          .x = forms[form],
+                          .x_stride = strides[form],
                           .n_tokens = TOKENS,
                           .y = y[0],
                           .y_stride = 40};
     planes_of(m, level, 0, args.plane);
-    (q8 ? k->planes_q8 : k->planes_f32)[level](&args);
+    (blocks ? k->planes_q : k->planes_f32)[level](&args);
     for (uint32_t t = 0; t < TOKENS; t++) {
         for (uint32_t r = 0; r < TILES * PR_TILE_ROWS; r++) {
             double sum = 0, size = 0;
             for (uint32_t c = 0; r < ROWS && c < COLS; c++) {
-                double xc = q8 ? (double)q[t][c / 32].d * q[t][c / 32].q[c % 32] : (double)x[t][c];
+                double xc = x_of(level, blocks, t, c);
                 sum += (double)weight_of(m, level, r, c) * xc;
                 size += fabs((double)weight_of(m, level, r, c) * xc);
             }
@@ -237,17 +257,52 @@ static void test_products(void **state) {
     fill(&m);
     for (pr_plane level = PR_PLANE_P2; level < PR_PLANE_COUNT; level++) {
         check_products(&m, level, false);
-        if (level != PR_PLANE_P16) check_products(&m, level, true);
+        check_products(&m, level, true);
     }
-    assert_null(pr_kernels_of(0)->planes_q8[PR_PLANE_P16]);
     release(&m);
+}
+
+/* The largest integers of both signs meet: a block's sum comes within 32 bits, of every instruction set. */
+static void test_largest_sums(void **state) {
+    (void)state;
+    enum { WORST = 128 * 128 + 128 };
+    const pr_plane_book least = {.c8 = {-128}, .k16 = 128, .f8 = 128};
+    uint8_t code[PR_BLOCK] = {0}, n[PR_BLOCK] = {0}, s4 = 1;
+    int8_t b[PR_BLOCK];
+    float ones[PR_BLOCK];
+    pr_qblock13 q;
+    memset(b, -128, sizeof b);
+    uint8_t *plane[PR_PLANE_COUNT];
+    for (int p = 0; p < PR_PLANE_COUNT; p++) plane[p] = calloc(1, pr_plane_tile_bytes((pr_plane)p, PR_BLOCK));
+    const pr_plane_codes codes = {code, &s4, &s4, pr_f32_to_f16(1), n, b};
+    for (uint32_t r = 0; r < PR_TILE_ROWS; r++) pr_plane_put_row(plane, &codes, PR_BLOCK, r);
+    for (int sign = -1; sign <= 1; sign += 2) {
+        for (int c = 0; c < PR_BLOCK; c++) ones[c] = (float)sign;
+        pr_kernels_of(0)->quant13(ones, PR_BLOCK, &q);
+        assert_int_equal(q.q[0], sign * PR_Q13_MAX);
+        for (uint32_t isa = 0; isa <= PR_CPU_AVXVNNI; isa = isa ? 2 * isa : 1) {
+            if (!pr_kernels_of(isa)) continue;
+            float y[PR_TILE_ROWS];
+            pr_plane_args args = {.plane = {plane[0], plane[1], plane[2], plane[3]},
+                                  .book = &least,
+                                  .n_tiles = 1,
+                                  .cols = PR_BLOCK,
+                                  .x = &q,
+                                  .n_tokens = 1,
+                                  .y = y,
+                                  .y_stride = PR_TILE_ROWS};
+            pr_kernels_of(isa)->planes_q[PR_PLANE_P16](&args);
+            for (int r = 0; r < PR_TILE_ROWS; r++) assert_near(-sign * 32.0 * WORST, (double)y[r], 32.0 * WORST * 1e-6);
+        }
+    }
+    for (int p = 0; p < PR_PLANE_COUNT; p++) free(plane[p]);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_names),      cmocka_unit_test(test_tile_bytes), cmocka_unit_test(test_book),
-        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_places),     cmocka_unit_test(test_put_some),
-        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_names),      cmocka_unit_test(test_tile_bytes),   cmocka_unit_test(test_book),
+        cmocka_unit_test(test_round_trip), cmocka_unit_test(test_places),       cmocka_unit_test(test_put_some),
+        cmocka_unit_test(test_products),   cmocka_unit_test(test_largest_sums),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
