@@ -27,7 +27,7 @@ static void look_at_settings(pr_doctor *d) {
     char path[PR_SETTING_TEXT], start[16];
     pr_err err = {0};
     const char *given = d->config ? d->config : getenv("PRECIS_CONFIG");
-    pr_setting_flag flag = {"config", path};
+    pr_setting_flag flag = {.name = "config", .value = path};
     pr_settings_input in = {(const char *const *)environ, &flag, 1};
     bool any = given && given[0];
     if (any) snprintf(path, sizeof path, "%s", given);

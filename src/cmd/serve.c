@@ -28,8 +28,9 @@ enum { MODELS_MAX = 64, TICK_NS = 100000000, HEALTH_SECONDS_MAX = 5 };
 static const double grace_default = 30;
 
 typedef struct serve {
-    const char *value[PR_SETTING_COUNT]; /* of a setting's flag; NULL: not given */
-    pr_setting_flag flags[PR_SETTING_COUNT];
+    const char *value[PR_SETTING_COUNT];   /* of a setting's flag; NULL: not given */
+    const char *shorter[PR_SETTING_COUNT]; /* of its shorter flag */
+    pr_setting_flag flags[2 * PR_SETTING_COUNT];
     pr_settings settings;
     const char *memory_source;
     size_t weights_budget;
@@ -45,14 +46,27 @@ typedef struct serve {
 
 /* ---- settings ---------------------------------------------------------- */
 
+/* The shorter flag of a setting, NULL where there is none. */
+static const char *shorter_of(const char *flag) {
+    static const char *const pairs[][2] = {
+        {"num-parallel", "parallel"}, {"context-length", "context"}, {"kv-cache-type", "kv"},
+        {"api-keys-file", "keys"},    {"origins", "origin"},
+    };
+    for (size_t i = 0; i < sizeof pairs / sizeof *pairs; i++)
+        if (!strcmp(flag, pairs[i][0])) return pairs[i][1];
+    return NULL;
+}
+
 /* The flags that were given, by their settings' names. */
 static pr_status load_settings(serve *s) {
     pr_settings names;
     pr_setting_info info;
     size_t n = 0;
     pr_settings_defaults(&names);
-    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++)
-        if (s->value[i]) s->flags[n++] = (pr_setting_flag){info.flag, s->value[i]};
+    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++) {
+        if (s->value[i]) s->flags[n++] = (pr_setting_flag){info.flag, s->value[i], NULL};
+        if (s->shorter[i]) s->flags[n++] = (pr_setting_flag){info.flag, s->shorter[i], shorter_of(info.flag)};
+    }
     pr_settings_input in = {(const char *const *)environ, s->flags, n};
     pr_status st = pr_settings_load(&in, &s->settings, &s->err);
     const char *template = s->settings.chat_template;
@@ -106,12 +120,16 @@ static size_t setting_flags(serve *s, pr_flag *out, pr_setting_info *infos) {
     return n;
 }
 
+/* Where a flag's value goes: that of a setting of this name, or the shorter one of a setting. */
 static const char **value_of(serve *s, const char *flag) {
     pr_settings names;
     pr_setting_info info;
     pr_settings_defaults(&names);
-    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++)
+    for (size_t i = 0; i < PR_SETTING_COUNT && pr_settings_get(&names, i, &info); i++) {
+        const char *shorter = shorter_of(info.flag);
         if (!strcmp(info.flag, flag)) return &s->value[i];
+        if (shorter && !strcmp(shorter, flag)) return &s->shorter[i];
+    }
     return NULL;
 }
 
@@ -262,14 +280,12 @@ int pr__cmd_serve(int argc, const char **argv) {
          NULL, NULL},
         {"weights-budget", 0, PR_FLAG_CALL, "SIZE", "weights of an elastic model may take (all there is)",
          &s.weights_budget, pr__parse_size, NULL},
-        {"parallel", 0, PR_FLAG_TEXT, "N", "requests that run at once (8)", (void *)value_of(&s, "num-parallel"), NULL,
+        {"parallel", 0, PR_FLAG_TEXT, "N", "requests that run at once (8)", (void *)value_of(&s, "parallel"), NULL,
          NULL},
-        {"context", 'c', PR_FLAG_TEXT, "N", "tokens of a request (2048)", (void *)value_of(&s, "context-length"), NULL,
-         NULL},
-        {"kv", 0, PR_FLAG_TEXT, "TYPE", "f16, q8, q4, or KEYS,VALUES", (void *)value_of(&s, "kv-cache-type"), NULL,
-         NULL},
-        {"keys", 0, PR_FLAG_TEXT, "FILE", "API keys", (void *)value_of(&s, "api-keys-file"), NULL, NULL},
-        {"origin", 0, PR_FLAG_TEXT, "LIST", "web pages that may ask from elsewhere", (void *)value_of(&s, "origins"),
+        {"context", 'c', PR_FLAG_TEXT, "N", "tokens of a request (2048)", (void *)value_of(&s, "context"), NULL, NULL},
+        {"kv", 0, PR_FLAG_TEXT, "TYPE", "f16, q8, q4, or KEYS,VALUES", (void *)value_of(&s, "kv"), NULL, NULL},
+        {"keys", 0, PR_FLAG_TEXT, "FILE", "API keys", (void *)value_of(&s, "keys"), NULL, NULL},
+        {"origin", 0, PR_FLAG_TEXT, "LIST", "web pages that may ask from elsewhere", (void *)value_of(&s, "origin"),
          NULL, NULL},
         {"serial", 0, PR_FLAG_BOOL, NULL, "one request at a time", &s.serial, NULL, NULL},
         {"total", 0, PR_FLAG_F32, "S", "a request may take so long (0: no limit)", &s.total, NULL, NULL},

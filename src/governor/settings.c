@@ -347,7 +347,7 @@ static pr_status take_flag(const pr_setting_flag *flag, bool config, pr_settings
     char what[96];
     for (size_t i = 0; i < PR_SETTING_COUNT; i++) {
         if (strcmp(flag->name, settings_table[i].flag) != 0) continue;
-        snprintf(what, sizeof what, "--%s", flag->name);
+        snprintf(what, sizeof what, "--%s", flag->said ? flag->said : flag->name);
         return config == (i == CONFIG_ROW) ? take(i, flag->value, PR_FROM_FLAG, what, out, err) : PR_OK;
     }
     return pr_fail(err, PR_ERR_ARG, "--%.80s: unknown setting", flag->name);

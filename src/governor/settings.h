@@ -53,6 +53,7 @@ typedef struct pr_settings {
 typedef struct pr_setting_flag {
     const char *name; /* "port" */
     const char *value;
+    const char *said; /* a shorter name that it was given by, for errors; NULL: name */
 } pr_setting_flag;
 
 /* Where to look. Zero-initialize for nothing but defaults. */

@@ -103,7 +103,7 @@ static void flag_over_environment_over_file(void **state) {
     snprintf(config, sizeof config, "PRECIS_CONFIG=%s", path);
     const char *const environment[] = {
         "PATH=/bin", config, "PRECIS_PORT=2000", "PRECIS_PORTS=9", "PRECIS_HOST=::1", "PRECIS_KEEP_ALIVE=", NULL};
-    const pr_setting_flag flags[] = {{"port", "3000"}, {"load-low", "1"}};
+    const pr_setting_flag flags[] = {{"port", "3000", NULL}, {"load-low", "1", NULL}};
     pr_settings_input in = {.environment = environment};
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_OK);
     assert_int_equal(s.port, 2000);
@@ -124,7 +124,7 @@ static void flag_over_environment_over_file(void **state) {
     assert_string_equal(pr_setting_origin_name(origin_of("PRECIS_HOST")), "environment");
     snprintf(again, sizeof again, "%s.other", path);
     put(again, "port = 4000\n");
-    const pr_setting_flag other[] = {{"config", again}};
+    const pr_setting_flag other[] = {{"config", again, NULL}};
     in = (pr_settings_input){.environment = &environment[3], .flags = other, .n_flags = 1};
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_OK);
     assert_int_equal(s.port, 4000);
@@ -176,7 +176,7 @@ static void good_values(void **state) {
                                           {"origins", "https://a.b,https://c", "https://a.b,https://c"},
                                           {"host", "::", "::"}};
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
-        pr_setting_flag flag = {good[i][0], good[i][1]};
+        pr_setting_flag flag = {good[i][0], good[i][1], NULL};
         pr_settings_input in = {.flags = &flag, .n_flags = 1};
         if (pr_settings_load(&in, &s, &err) != PR_OK) fail_msg("%s", err.text);
         pr_setting_info info;
@@ -219,7 +219,7 @@ static void bad_values(void **state) {
                                          {"num-parallel", "0"},
                                          {"num-parallel", "1025"}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        pr_setting_flag flag = {bad[i][0], bad[i][1]};
+        pr_setting_flag flag = {bad[i][0], bad[i][1], NULL};
         pr_settings_input in = {.flags = &flag, .n_flags = 1};
         char start[64];
         snprintf(start, sizeof start, "--%s: '%s' is not ", bad[i][0], bad[i][1]);
@@ -227,14 +227,14 @@ static void bad_values(void **state) {
         assert_int_equal(strncmp(err.text, start, strlen(start)), 0);
         assert_true(strlen(err.text) > strlen(start));
     }
-    pr_setting_flag lines = {"host", "a\nb"};
+    pr_setting_flag lines = {"host", "a\nb", NULL};
     pr_settings_input two = {.flags = &lines, .n_flags = 1};
     assert_int_equal(pr_settings_load(&two, &s, &err), PR_ERR_ARG);
     assert_null(strchr(err.text, '\n'));
     char lengthy[PR_SETTING_TEXT + 1];
     memset(lengthy, 'x', sizeof lengthy - 1);
     lengthy[sizeof lengthy - 1] = '\0';
-    pr_setting_flag flag = {"models", lengthy};
+    pr_setting_flag flag = {"models", lengthy, NULL};
     pr_settings_input in = {.flags = &flag, .n_flags = 1};
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_ARG);
     flag.value = lengthy + 1;
@@ -255,12 +255,15 @@ static void what_depends_on_each_other(void **state) {
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_ARG);
     assert_string_equal(err.text, "QUANTIZE_MEMORY_TIGHT (0.5, environment) must be above QUANTIZE_MEMORY_MODERATE "
                                   "(0.6, default)");
-    pr_setting_flag flag = {"load-moderate", "11"};
+    pr_setting_flag flag = {.name = "load-moderate", .value = "11"};
     in = (pr_settings_input){.flags = &flag, .n_flags = 1};
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_ARG);
     assert_string_equal(err.text,
                         "QUANTIZE_LOAD_HIGH (10, default) must not be below QUANTIZE_LOAD_MODERATE (11, flag)");
-    flag = (pr_setting_flag){"load-low", "6"};
+    flag = (pr_setting_flag){.name = "load-low", .value = "x", .said = "low"};
+    assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_ARG);
+    assert_int_equal(strncmp(err.text, "--low: 'x'", 10), 0); /* by the name that it was given by */
+    flag = (pr_setting_flag){.name = "load-low", .value = "6"};
     assert_int_equal(pr_settings_load(&in, &s, &err), PR_ERR_ARG);
     assert_non_null(
         strstr(err.text, "QUANTIZE_LOAD_MODERATE (5, default) must not be below QUANTIZE_LOAD_LOW (6, flag)"));
