@@ -4,10 +4,11 @@
  * maddubs wants one side unsigned and its sums within 16 bits:
  *   int2   c2 + 16 is 0..32, so four products of pairs sum up (32 * 127 * 2 * 4 = 32512) before one madd
  *   int4   c4 + 64 is 0..128, where one is the limit (128 * 127 * 2 = 32512)
- *   int8   has no room for that, so the sign moves over to the activation, as for pack Q8
+ *   int8   has no room for that, so the sign moves over to the activation, as for pack Q8; where many tokens share a panel,
+ *          both sides become words: moving signs is work for each product, widening is not
  */
 #include "kernels/avx2/avx2.h"
-#include "kernels/avx2/planes.h"
+#include "kernels/avx2/planes_words.h"
 
 #define PR__PLANE_TOKENS 6
 
@@ -51,4 +52,73 @@ PR_INLINE void dot(pr_plane level, int tokens, const __m256i w[4], const uint8_t
 
 void pr__avx2_planes_int2_q8(const pr_plane_args *args) { planes_int2(args); }
 void pr__avx2_planes_int4_q8(const pr_plane_args *args) { planes_int4(args); }
-void pr__avx2_planes_int8_q8(const pr_plane_args *args) { planes_int8(args); }
+
+/* ---- int8 by words ---- */
+
+/* A panel of words: of four columns 0 and 1 in one register, 2 and 3 in the next. */
+static void decode_words(const pr__plane_span *s, uint32_t i, uint8_t *panel) {
+    const plane_tables tables = plane_tables_of(PR_PLANE_P8, s->book, 0);
+    const __m256i dwords = _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12));
+    /* Bytes 0 and 1, 2 and 3 of a dword to the upper halves of its words. */
+    const __m256i pick[2] = {_mm256_add_epi8(_mm256_set1_epi32(0x01800080), dwords),
+                             _mm256_add_epi8(_mm256_set1_epi32(0x03800280), dwords)};
+    for (size_t b = 0; b < s->n_blocks; b++, panel += WORDS_BLOCK) {
+        for (size_t half = 0; half < 2; half++) {
+            _mm256_store_ps((float *)(void *)(panel + 32 * half), plane_scales(&s->at[i], b, half));
+            for (size_t g = 0; g < 2; g++) {
+                __m256i bytes[4];
+                plane_bytes(PR_PLANE_P8, &tables, &s->at[i], b, g, half, bytes);
+                for (size_t f = 0; f < 4; f++) {
+                    for (size_t pair = 0; pair < 2; pair++) {
+                        __m256i words = _mm256_srai_epi16(_mm256_shuffle_epi8(bytes[f], pick[pair]), 8);
+                        uint8_t *out = panel + 64 + 128 * (4 * g + f) + 64 * pair + 32 * half;
+                        _mm256_store_si256((__m256i *)(void *)out, words);
+                    }
+                }
+            }
+        }
+    }
+}
+
+static void widen(const pr_qblock *x, pr_qblock13 *out) {
+    out->d = x->d;
+    for (int i = 0; i < 2; i++) {
+        __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)(x->q + 16 * i));
+        _mm256_storeu_si256((__m256i *)(void *)(out->q + 16 * i), _mm256_cvtepi8_epi16(bytes));
+    }
+}
+
+static void span_int8_words(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
+    enum { BLOCKS = PR__PLANE_PANEL_BYTES / WORDS_BLOCK / WORDS_TILES };
+    pr_qblock13 x[WORDS_TOKENS][BLOCKS];
+    for (uint32_t t = 0; t < n_tokens; t++) {
+        const pr_qblock *from = block_of(s->x, s->x_stride, (int)t);
+        for (uint32_t b = 0; b < s->n_units; b++) {
+            widen(from + b, &x[t][b]);
+        }
+    }
+    pr__mm_span wide = *s;
+    wide.x = (const uint8_t *)x;
+    wide.x_stride = sizeof x[0];
+    span_words(PR_PLANE_P8, &wide, n_tiles, n_tokens);
+}
+
+void pr__avx2_planes_int8_q8(const pr_plane_args *args) {
+    enum { TOKENS_WORDS = 12 }; /* of fewer, making words takes longer than it saves */
+    static const pr__plane_plan plan = {
+        .level = PR_PLANE_P8,
+        .x_block = sizeof(pr_qblock),
+        .tiles = 1,
+        .tokens = TOKENS_FEW,
+        .direct = direct_int8,
+        .panel_tiles = WORDS_TILES,
+        .panel_tokens = WORDS_TOKENS,
+        .panel_block = WORDS_BLOCK,
+        .decode = decode_words,
+        .span = span_int8_words,
+        .finish = plane_finish,
+    };
+    if (args->n_tokens < TOKENS_WORDS) planes_int8(args);
+    else pr__planes_walk(args, &plan);
+}
