@@ -487,14 +487,14 @@ static void loads_that_take_too_long(void **state) {
     reply_wait(&replies[0]);
     pr_registry_list(rig.registry, &info, 1);
     sched_rig_close(&rig);
-    sched_rig_open(&rig, &(sched_rig_opts){.sched = {.load_seconds = 0.4}, .bytes_max = info.bytes * 3 / 2});
+    sched_rig_open(&rig, &(sched_rig_opts){.sched = {.load_seconds = 2}, .bytes_max = info.bytes * 3 / 2});
     for (int i = 0; i < 5; i++) reply_init(&replies[i], i ? "b.gguf" : "a.gguf", "", i ? 5 : 0, 1);
     replies[0].hold_at = 2;
     reply_submit(&rig, &replies[0]);
     reply_wait_tokens(&replies[0], 2);
     nap_ms(10); /* the stepping thread stands in a callback: let it stand, but not for long */
     replies[0].go = 1;
-    replies[0].token_ms = 5;
+    replies[0].token_ms = 20; /* to the end of its context: over twice the limit */
     for (int i = 1; i < 4; i++) reply_submit(&rig, &replies[i]);
     nap_ms(100);
     pr_sched_cancel(rig.sched, replies[1].id);
