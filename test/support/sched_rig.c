@@ -15,7 +15,7 @@
 #include "base/os.h"
 #include "base/str.h"
 
-static const double patience = 60;
+static const double patience = 180;
 
 static char folder[512];
 
@@ -148,6 +148,12 @@ static void on_token(void *arg, const pr_job_token *token) {
     if (r->first_at == 0) r->first_at = pr_now();
     if (token->token >= 0 && r->job.want_logits && (!token->logits || token->n_vocab == 0)) r->faults++;
     r->last = token->token;
+    if (r->steps_of) {
+        pr_sched_stats stats;
+        pr_sched_stats_get(r->steps_of, &stats);
+        r->last_step = stats.steps;
+        if (r->n_tokens <= 1) r->first_step = stats.steps;
+    }
     if (r->token_ms) nap_ms(r->token_ms);
     if (token->token >= 0) r->n_seen++;
     while (r->hold_at && r->n_tokens >= r->hold_at && !r->go) nap_ms(1);

@@ -44,6 +44,7 @@ typedef struct reply {
     pr_status prepare_fails;
     uint32_t hold_at; /* let nobody go on from this token until `go` */
     atomic_int go;
+    pr_sched *steps_of; /* whose steps are counted at its tokens; NULL: nobody's */
     /* Collected: */
     pr_job_id id;
     char text[SCHED_RIG_TEXT];
@@ -53,6 +54,7 @@ typedef struct reply {
     pr_job_done done;
     atomic_int n_done, n_seen, faults, position, n_positions; /* n_seen: tokens so far */
     double started, first_at, ended;
+    uint64_t first_step, last_step;
 } reply;
 
 /* Greedy? No: temperature 1, top_k 40, with this seed; goes past end tokens. */
