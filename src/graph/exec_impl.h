@@ -46,7 +46,7 @@ struct pr_exec {
     const pr_weights *w;
     const pr_kernels *k;
     pr_exec_opts opts;
-    uint8_t *memory; /* arena, once values, own 8-bit inputs, scratch of each thread */
+    uint8_t *memory; /* arena, once values, own inputs in blocks, scratch of each thread */
     size_t memory_bytes;
     uint8_t *scratch;
     size_t scratch_bytes; /* a thread */

@@ -40,7 +40,7 @@ typedef enum pr_op {
     PR_OP_SCALE,      /* (a): times attr.factor */
     PR_OP_ROWS,       /* (x): only the rows whose logits are wanted */
     PR_OP_SLICE,      /* (x): columns attr.first .. attr.first + cols, a view */
-    PR_OP_QUANT,      /* (x): rows as 8-bit blocks */
+    PR_OP_QUANT,      /* (x): rows as blocks of the node's form */
     PR_OP_COUNT
 } pr_op;
 

@@ -27,7 +27,7 @@ bool pr_pass_by_name(const char *name, uint32_t *bit);
 
 typedef struct pr_lower_opts {
     uint32_t passes_off; /* PR_PASS_* bits */
-    bool exact;          /* float activations: no 8-bit rows */
+    bool exact;          /* float activations: no rows of blocks */
 } pr_lower_opts;
 
 /* Rewrite g in place. */
@@ -35,7 +35,7 @@ pr_status pr_graph_lower(pr_graph *g, const pr_lower_opts *opts, pr_err *err);
 
 /* True when the matrix is executed with 8-bit activations. */
 bool pr_matrix_wants_q8(const pr_tensor_info *t, bool exact);
-/* True for a nested matrix whose highest level reads float activations, while the others read 8-bit ones. */
+/* True for a nested matrix whose highest level reads activations of 13 bits, while the others read those of 8. */
 bool pr_matrix_wants_both(const pr_tensor_info *t);
 
 /* The passes, one file each in graph/passes/. */

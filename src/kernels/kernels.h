@@ -45,7 +45,7 @@ typedef struct pr_qblock {
 _Static_assert(sizeof(pr_qblock) == 48, "pr_qblock is 48 bytes");
 
 /*
- * The same to 13 bits, for weights of 15 (the fp16 level of nested planes).
+ * The same to 13 bits, for weights of 15 and a little (the fp16 level of nested planes).
  *   d = max|x| / 4064, q = round to nearest even of x * (1/d), else as above.
  * 4064 is the largest bound at which 32 products with |weight| <= 16512 cannot leave 32 bits. Of each four columns
  * 4i .. 4i + 3 the order is 0, 2, 1, 3: so do weights of 16 bits come out of their planes.

@@ -1,5 +1,5 @@
 /*
- * norm: a value that only an 8-bit matmul reads is written as 8-bit blocks by
+ * norm: a value that only matmuls of blocks read is written as blocks by
  * whoever makes it.
  *
  * Norm, gate and attention finish a row while it is in cache; rounding it there

@@ -109,10 +109,7 @@ void pr__avx2_planes_int8_q8(const pr_plane_args *args) {
     static const pr__plane_plan plan = {
         .level = PR_PLANE_P8,
         .x_block = sizeof(pr_qblock),
-        .tiles = 1,
-        .tokens = TOKENS_FEW,
-        .direct = direct_int8,
-        .panel_tiles = WORDS_TILES,
+        .panel_tiles = WORDS_TILES, /* and no direct: there are never so few tokens */
         .panel_tokens = WORDS_TOKENS,
         .panel_block = WORDS_BLOCK,
         .decode = decode_words,

@@ -19,12 +19,7 @@ PR_INLINE __m256i dot_words(__m256i sum, __m256i w, __m256i x) {
 #if defined(__AVXVNNI__)
     return _mm256_dpwssd_avx_epi32(sum, w, x);
 #else
-    sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w, x));
-    __asm__(
-        ""
-        : "+x"(
-            sum)); /* in this order: compilers are free to add up products first, and run out of registers for them */
-    return sum;
+    return in_order(_mm256_add_epi32(sum, _mm256_madd_epi16(w, x)));
 #endif
 }
 
@@ -85,8 +80,8 @@ PR_INLINE void span_words_of(pr_plane level, int tokens, const pr__mm_span *s, u
     }
 }
 
-/* Of pr_qblock13, whatever the order of their columns. Two tiles one after the other: the tokens' part of a run is fetched once for both, which many tokens keep in the third-level
- * cache. */
+/* Of pr_qblock13, whatever the order of their columns. Two tiles one after the other: the tokens' part of a run is fetched
+ * once for both, which many tokens keep in the third-level cache. */
 PR_INLINE void span_words(pr_plane level, const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
     for (uint32_t tile = 0; tile < n_tiles; tile++) {
         switch (n_tokens) {

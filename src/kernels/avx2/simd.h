@@ -26,6 +26,12 @@ PR_INLINE int opaque(int n) {
 /* Here both are in registers, whatever else the compiler would rather keep there. */
 PR_INLINE void in_registers(__m256 *a, __m256 *b) { __asm__("" : "+x"(*a), "+x"(*b)); }
 
+/* An integer sum as it stands: compilers are free to add up products first, and run out of registers for them. */
+PR_INLINE __m256i in_order(__m256i sum) {
+    __asm__("" : "+x"(sum));
+    return sum;
+}
+
 /* Ask for the cache lines of n bytes at p. p may lie outside of any object. */
 PR_INLINE void prefetch(const uint8_t *p, size_t n) {
     for (size_t i = 0; i < n; i += 64) {

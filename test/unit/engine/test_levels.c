@@ -3,6 +3,7 @@
  *
  * Models are tiny and random; what is checked is bits. A level's numbers are known by an engine that was opened at it.
  */
+#include <math.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -88,6 +89,39 @@ static void test_levels_are_levels(void **state) {
     (void)state;
     levels_are_levels(path_wide(), PR_LEVEL_FP16);
     levels_are_levels(path_narrow(), PR_LEVEL_INT8);
+}
+
+/* Root of the mean square of a's distance from b, over that of b. */
+static double distance(const float *a, const float *b, size_t n) {
+    double off = 0, size = 0;
+    for (size_t i = 0; i < n; i++) {
+        off += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+        size += (double)b[i] * (double)b[i];
+    }
+    return sqrt(off / size);
+}
+
+/* All planes with activations of 13 bits are next to exact: as near as keys and values of 16 bits let them be. */
+static void test_the_top_is_next_to_exact(void **state) {
+    (void)state;
+    int32_t tokens[N_PROMPT];
+    rig_rng rng = {8};
+    pr_engine *e = open_at(path_wide(), PR_LEVEL_FP16, 1);
+    pr_engine *exact = rig_open(
+        path_wide(),
+        &(pr_engine_opts){.n_threads = 1, .exact = true, .batch_max = 64, .logits_max = 64, .kv_bytes_max = 4 << 20});
+    rig_tokens(&rng, tokens, N_PROMPT, rig_vocab(e));
+    size_t n = (size_t)N_PROMPT * rig_vocab(e);
+    float *want = rig_logits(exact, tokens, N_PROMPT), *top = rig_logits(e, tokens, N_PROMPT);
+    move(e, PR_LEVEL_INT8);
+    float *int8 = rig_logits(e, tokens, N_PROMPT);
+    double of_top = distance(top, want, n), of_int8 = distance(int8, want, n);
+    if (!(of_top > 0 && of_top < 1e-3 && of_int8 > 10 * of_top)) fail_msg("%g, int8 %g", of_top, of_int8);
+    pr_free(want);
+    pr_free(top);
+    pr_free(int8);
+    pr_engine_close(exact);
+    pr_engine_close(e);
 }
 
 /* Decoding, prefill, chunks, threads and fused passes: the same bits at every level, mixes included. */
@@ -416,6 +450,7 @@ static void test_speculation_leaves_no_mark(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_levels_are_levels),
+        cmocka_unit_test(test_the_top_is_next_to_exact),
         cmocka_unit_test(test_same_bits_at_every_level),
         cmocka_unit_test(test_switch_over_the_same_pages),
         cmocka_unit_test(test_a_thousand_moves),

@@ -47,9 +47,7 @@ static uint32_t row_count(const board *b, const pr_node *n) {
     return n->rows == PR_ROWS_TOKENS ? b->rows_max : n->rows == PR_ROWS_OUT ? b->out_max : 1;
 }
 
-static uint32_t cells_of_row(const pr_node *n) {
-    return n->form == PR_FORM_Q8 ? n->cols / PR_BLOCK * (uint32_t)(sizeof(pr_qblock) / 4) : n->cols;
-}
+static uint32_t cells_of_row(const pr_node *n) { return (uint32_t)(pr_node_row_bytes(n) / 4); }
 
 static size_t cell_at(const board *b, pr_node_id id, uint32_t row, uint32_t col) {
     const pr_place *p = &b->plan->places[id];

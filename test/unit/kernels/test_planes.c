@@ -265,7 +265,7 @@ static void test_products(void **state) {
 /* The largest integers of both signs meet: a block's sum comes within 32 bits, of every instruction set. */
 static void test_largest_sums(void **state) {
     (void)state;
-    enum { WORST = 128 * 128 + 128 };
+    enum { WORST = 128 * 128 + 128, TOKENS_MOST = 14 };
     const pr_plane_book least = {.c8 = {-128}, .k16 = 128, .f8 = 128};
     uint8_t code[PR_BLOCK] = {0}, n[PR_BLOCK] = {0}, s4 = 1;
     int8_t b[PR_BLOCK];
@@ -282,17 +282,20 @@ static void test_largest_sums(void **state) {
         assert_int_equal(q.q[0], sign * PR_Q13_MAX);
         for (uint32_t isa = 0; isa <= PR_CPU_AVXVNNI; isa = isa ? 2 * isa : 1) {
             if (!pr_kernels_of(isa)) continue;
-            float y[PR_TILE_ROWS];
-            pr_plane_args args = {.plane = {plane[0], plane[1], plane[2], plane[3]},
-                                  .book = &least,
-                                  .n_tiles = 1,
-                                  .cols = PR_BLOCK,
-                                  .x = &q,
-                                  .n_tokens = 1,
-                                  .y = y,
-                                  .y_stride = PR_TILE_ROWS};
-            pr_kernels_of(isa)->planes_q[PR_PLANE_P16](&args);
-            for (int r = 0; r < PR_TILE_ROWS; r++) assert_near(-sign * 32.0 * WORST, (double)y[r], 32.0 * WORST * 1e-6);
+            for (uint32_t tokens = 1; tokens <= TOKENS_MOST; tokens++) { /* decoded in registers, and by panel */
+                float y[TOKENS_MOST * PR_TILE_ROWS];
+                pr_plane_args args = {.plane = {plane[0], plane[1], plane[2], plane[3]},
+                                      .book = &least,
+                                      .n_tiles = 1,
+                                      .cols = PR_BLOCK,
+                                      .x = &q,
+                                      .n_tokens = tokens,
+                                      .y = y,
+                                      .y_stride = PR_TILE_ROWS};
+                pr_kernels_of(isa)->planes_q[PR_PLANE_P16](&args);
+                for (uint32_t i = 0; i < tokens * PR_TILE_ROWS; i++)
+                    assert_near(-sign * 32.0 * WORST, (double)y[i], 32.0 * WORST * 1e-6);
+            }
         }
     }
     for (int p = 0; p < PR_PLANE_COUNT; p++) free(plane[p]);
