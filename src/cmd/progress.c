@@ -1,8 +1,9 @@
 /*
  * Progress bar.
  *
- * It appears only after 0.3 s, so quick work leaves no flicker, and it is
- * erased when the work is over, so what remains on the screen is the result.
+ * On a terminal it appears only after 0.3 s, so quick work leaves no flicker,
+ * and it is erased when the work is over, so what remains on the screen is the
+ * result. Lines elsewhere begin after a minute: quick work leaves none.
  * The time left comes from the average rate since the beginning: a download's
  * momentary rate jumps about, and a number that jumps is not read.
  */
@@ -16,15 +17,16 @@
 #include "base/str.h"
 #include "cmd/term.h"
 
-static const double FIRST_SECONDS = 0.3, EVERY_SECONDS = 0.1;
+static const double FIRST_SECONDS = 0.3, EVERY_SECONDS = 0.1, LINE_SECONDS = 60;
 
 enum { BAR_CELLS = 24, LINE_BYTES = 512 };
 
 void pr__progress_begin(pr_progress *p, const char *label, bool bytes, uint64_t from) {
     double now = pr_now();
-    *p = (pr_progress){.label = label, .on = pr__term_is(STDERR_FILENO), .bytes = bytes, .from = from};
+    *p = (pr_progress){
+        .label = label, .on = true, .terminal = pr__term_is(STDERR_FILENO), .bytes = bytes, .from = from};
     p->started = now;
-    p->shown = now + FIRST_SECONDS - EVERY_SECONDS;
+    p->shown = p->terminal ? now + FIRST_SECONDS - EVERY_SECONDS : now;
 }
 
 /* "1:05", "2:03:10" */
@@ -51,7 +53,8 @@ static void draw(const pr_progress *p, uint64_t done, uint64_t total, double ela
     if (total) {
         double fraction = done < total ? (double)done / (double)total : 1;
         format_bar(bar, sizeof bar, fraction);
-        at += (size_t)snprintf(line + at, sizeof line - at, " %s %3d%%", bar, (int)(fraction * 100));
+        at += (size_t)snprintf(line + at, sizeof line - at, "%s%s %3d%%", p->terminal ? " " : "",
+                               p->terminal ? bar : "", (int)(fraction * 100));
     }
     if (p->bytes) {
         at += (size_t)snprintf(line + at, sizeof line - at, "  %s", pr_format_bytes(a, sizeof a, done));
@@ -63,6 +66,10 @@ static void draw(const pr_progress *p, uint64_t done, uint64_t total, double ela
         snprintf(line + at, sizeof line - at, ", %s left", left);
     }
     pr_text_safe(label, sizeof label, p->label);
+    if (!p->terminal) {
+        fprintf(stderr, "%s%s\n", label, line);
+        return;
+    }
     bool fits = strlen(label) + 2 + BAR_CELLS + 50 <= (size_t)pr__term_columns(STDERR_FILENO);
     if (!fits && total) snprintf(line, sizeof line, " %3d%%", (int)((double)done * 100 / (double)total));
     fprintf(stderr, "\r%s%s\033[K", label, line);
@@ -72,9 +79,9 @@ static void draw(const pr_progress *p, uint64_t done, uint64_t total, double ela
 void pr__progress_update(pr_progress *p, uint64_t done, uint64_t total) {
     if (!p->on) return;
     double now = pr_now();
-    if (now - p->shown < EVERY_SECONDS) return;
+    if (now - p->shown < (p->terminal ? EVERY_SECONDS : LINE_SECONDS)) return;
     p->shown = now;
-    p->drawn = true;
+    p->drawn = p->terminal;
     draw(p, done, total, now - p->started);
 }
 

@@ -1,5 +1,6 @@
 /*
- * Progress bar on stderr: only on a terminal, at most ten times a second.
+ * Progress on stderr: on a terminal a bar, at most ten times a second; elsewhere a line a minute, so that a log of what
+ * takes hours says how far it is.
  */
 #ifndef PRECIS_CMD_PROGRESS_H
 #define PRECIS_CMD_PROGRESS_H
@@ -9,7 +10,8 @@
 
 typedef struct pr_progress {
     const char *label; /* borrowed */
-    bool on;           /* stderr is a terminal */
+    bool on;           /* begun and not ended */
+    bool terminal;     /* stderr is one */
     bool bytes;        /* amounts are bytes: show them, and the rate */
     bool drawn;
     double started, shown;

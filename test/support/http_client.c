@@ -19,7 +19,7 @@
 
 #include "base/os.h"
 
-static const double patience = 30;
+static const double patience = 10;
 
 hc hc_open(uint16_t port) {
     hc c = {.fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)};
