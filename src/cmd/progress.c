@@ -53,8 +53,8 @@ static void draw(const pr_progress *p, uint64_t done, uint64_t total, double ela
     if (total) {
         double fraction = done < total ? (double)done / (double)total : 1;
         format_bar(bar, sizeof bar, fraction);
-        at += (size_t)snprintf(line + at, sizeof line - at, "%s%s %3d%%", p->terminal ? " " : "",
-                               p->terminal ? bar : "", (int)(fraction * 100));
+        if (p->terminal) at += (size_t)snprintf(line + at, sizeof line - at, " %s", bar);
+        at += (size_t)snprintf(line + at, sizeof line - at, " %3d%%", (int)(fraction * 100));
     }
     if (p->bytes) {
         at += (size_t)snprintf(line + at, sizeof line - at, "  %s", pr_format_bytes(a, sizeof a, done));

@@ -36,7 +36,7 @@ static bool converts_input(const pr_graph *g, const pr_weights *w, const pr_node
 
 /* Rows of form BOTH: what any reader may want. */
 static size_t converted_stride(uint32_t cols) {
-    return pr_align_up(pr_form_blocks_bytes(cols) + cols / PR_BLOCK * sizeof(pr_qblock13), ALIGN);
+    return pr_align_up(pr_node_row_bytes(&(pr_node){.form = PR_FORM_BOTH, .cols = cols}), ALIGN);
 }
 
 /* Bytes of the shared buffer for inputs that matmuls convert themselves. */

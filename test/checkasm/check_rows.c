@@ -22,28 +22,19 @@ static float *floats_of(uint32_t n, float_kind kind) {
 
 static float_kind kind_of(int round) { return (float_kind)(round % FLOAT_KINDS); }
 
-static void check_quant(const pr_kernels *ref, const pr_kernels *k) {
-    check_begin("quant", k);
-    for (int i = 0; i < ROUNDS; i++) {
-        uint32_t n = PR_BLOCK * (1 + random_below(9)), bytes = n / PR_BLOCK * (uint32_t)sizeof(pr_qblock);
-        const float *x = floats_of(n, kind_of(i));
-        pr_qblock *want = guard_alloc(bytes), *got = guard_alloc(bytes);
-        ref->quant(x, n, want);
-        k->quant(x, n, got);
-        check_bytes(want, got, bytes, "n %u, x %d", n, i % FLOAT_KINDS);
-        guard_free_all();
-    }
-    check_end();
-}
+/* A quantizer of a table, whatever its blocks. */
+typedef void quantizer(const pr_kernels *k, const float *x, uint32_t n, void *out);
+static void quant8(const pr_kernels *k, const float *x, uint32_t n, void *out) { k->quant(x, n, out); }
+static void quant13(const pr_kernels *k, const float *x, uint32_t n, void *out) { k->quant13(x, n, out); }
 
-static void check_quant13(const pr_kernels *ref, const pr_kernels *k) {
-    check_begin("quant13", k);
+static void check_quant(const char *name, quantizer *quant, size_t block, const pr_kernels *ref, const pr_kernels *k) {
+    check_begin(name, k);
     for (int i = 0; i < ROUNDS; i++) {
-        uint32_t n = PR_BLOCK * (1 + random_below(9)), bytes = n / PR_BLOCK * (uint32_t)sizeof(pr_qblock13);
+        uint32_t n = PR_BLOCK * (1 + random_below(9)), bytes = n / PR_BLOCK * (uint32_t)block;
         const float *x = floats_of(n, kind_of(i));
-        pr_qblock13 *want = guard_alloc(bytes), *got = guard_alloc(bytes);
-        ref->quant13(x, n, want);
-        k->quant13(x, n, got);
+        void *want = guard_alloc(bytes), *got = guard_alloc(bytes);
+        quant(ref, x, n, want);
+        quant(k, x, n, got);
         check_bytes(want, got, bytes, "n %u, x %d", n, i % FLOAT_KINDS);
         guard_free_all();
     }
@@ -129,8 +120,8 @@ static void check_scale(const pr_kernels *ref, const pr_kernels *k) {
 }
 
 void check_rows(const pr_kernels *ref, const pr_kernels *k) {
-    check_quant(ref, k);
-    check_quant13(ref, k);
+    check_quant("quant", quant8, sizeof(pr_qblock), ref, k);
+    check_quant("quant13", quant13, sizeof(pr_qblock13), ref, k);
     check_rmsnorm(ref, k);
     check_rope(ref, k);
     check_softmax(ref, k);

@@ -62,7 +62,7 @@ void reply_init(reply *r, const char *model, const char *key, uint32_t max_token
 void reply_prompt(reply *r, uint64_t seed, size_t n);
 pr_status reply_try(sched_rig *rig, reply *r, pr_err *err);
 void reply_submit(sched_rig *rig, reply *r);
-/* Until its on_done has come; fails the test after half a minute. */
+/* Until its on_done has come; fails the test after three minutes. */
 void reply_wait(reply *r);
 void reply_wait_tokens(reply *r, int n);
 /* What pr_session_generate() says to it, at a level (< 0: the top). For pr_free(). */

@@ -47,7 +47,11 @@ static uint32_t row_count(const board *b, const pr_node *n) {
     return n->rows == PR_ROWS_TOKENS ? b->rows_max : n->rows == PR_ROWS_OUT ? b->out_max : 1;
 }
 
-static uint32_t cells_of_row(const pr_node *n) { return (uint32_t)(pr_node_row_bytes(n) / 4); }
+static uint32_t cells_of_row(const pr_node *n) {
+    uint32_t blocks = n->cols / PR_BLOCK, q8 = blocks * (uint32_t)(sizeof(pr_qblock) / 4);
+    if (n->form == PR_FORM_F32) return n->cols;
+    return n->form == PR_FORM_Q8 ? q8 : (q8 + 15) / 16 * 16 + blocks * (uint32_t)(sizeof(pr_qblock13) / 4);
+}
 
 static size_t cell_at(const board *b, pr_node_id id, uint32_t row, uint32_t col) {
     const pr_place *p = &b->plan->places[id];
