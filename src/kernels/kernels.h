@@ -70,6 +70,7 @@ _Static_assert(sizeof(pr_qblock13) == 68, "pr_qblock13 is 68 bytes");
  */
 typedef struct pr_mm_args {
     const uint8_t *tiles;
+    size_t tile_stride; /* BYTES from one tile to the next, for a part of wider ones; 0: they follow one another */
     uint32_t n_tiles;
     uint32_t cols;
     const void *x;

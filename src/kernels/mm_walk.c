@@ -22,7 +22,7 @@ enum {
 typedef struct walk {
     const pr_mm_args *args;
     const pr__mm_plan *plan;
-    size_t tile_bytes;
+    size_t tile_stride;
     size_t ahead;
 } walk;
 
@@ -32,8 +32,8 @@ static void slice_of_tiles(const walk *k, uint32_t tile, uint32_t n_tiles, uint3
     const pr__mm_plan *plan = k->plan;
     _Alignas(64) float panel[PR__MM_PANEL_FLOATS];
     pr__mm_span span = {
-        .w = a->tiles + tile * k->tile_bytes + (size_t)unit * plan->w_unit,
-        .w_stride = k->tile_bytes,
+        .w = a->tiles + tile * k->tile_stride + (size_t)unit * plan->w_unit,
+        .w_stride = k->tile_stride,
         .x_stride = a->x_stride,
         .y_stride = a->y_stride,
         .n_units = n_units,
@@ -44,7 +44,7 @@ static void slice_of_tiles(const walk *k, uint32_t tile, uint32_t n_tiles, uint3
         size_t floats = (size_t)n_units * plan->unit_cols * PR_TILE_ROWS;
         assert(floats * n_tiles <= PR__MM_PANEL_FLOATS);
         for (uint32_t i = 0; i < n_tiles; i++) {
-            plan->decode(span.w + i * k->tile_bytes, n_units, k->ahead, panel + i * floats);
+            plan->decode(span.w + i * k->tile_stride, n_units, k->ahead, panel + i * floats);
         }
         span.w = (const uint8_t *)panel;
         span.w_stride = floats * sizeof(float);
@@ -68,7 +68,8 @@ void pr__mm_walk(const pr_mm_args *args, const pr__mm_plan *plan) {
     uint32_t n_units = args->cols / plan->unit_cols;
     uint32_t slice = args->n_tokens <= plan->tokens && plan->decode == NULL ? n_units : plan->slice;
     bool few = args->n_tokens <= plan->tokens || args->n_tokens * (size_t)n_units * plan->x_unit <= X_BYTES_FEW;
-    walk k = {.args = args, .plan = plan, .tile_bytes = (size_t)n_units * plan->w_unit};
+    walk k = {.args = args, .plan = plan, .tile_stride = args->tile_stride};
+    if (k.tile_stride == 0) k.tile_stride = (size_t)n_units * plan->w_unit;
     if (few) {
         k.ahead = AHEAD / plan->tiles;
         for (uint32_t t = 0; t < args->n_tiles; t += plan->tiles) {
@@ -77,7 +78,7 @@ void pr__mm_walk(const pr_mm_args *args, const pr__mm_plan *plan) {
             }
         }
     } else {
-        k.ahead = plan->tiles * k.tile_bytes;
+        k.ahead = plan->tiles * k.tile_stride;
         for (uint32_t u = 0; u < n_units; u += slice) {
             for (uint32_t t = 0; t < args->n_tiles; t += plan->tiles) {
                 slice_of_tiles(&k, t, at_most(args->n_tiles - t, plan->tiles), u, at_most(n_units - u, slice));

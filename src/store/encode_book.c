@@ -111,7 +111,7 @@ static void equations_body(void *ctx, uint32_t index, int thread) {
     memset(sums, 0, sizeof *sums);
     spread_entries(rows, h->cols, m->four, u);
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
-        pr__encode_product(m->e->k, u, n, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, y, lanes);
+        pr__encode_product(m->e->k, u, 0, n, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, y, lanes);
         for (uint32_t c = 0; c < PR_BLOCK; c++)
             for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
                 size_t at = (size_t)(first + c) * PR__LANES + r;

@@ -116,7 +116,7 @@ static void corner(factor *f) {
     }
     memset(sums, 0, sizeof sums);
     if (n_later)
-        pr__encode_product(f->k, f->later, 2, n_later, s->n + first * s->stride + next, s->stride, PR_BLOCK, sums,
+        pr__encode_product(f->k, f->later, 0, 2, n_later, s->n + first * s->stride + next, s->stride, PR_BLOCK, sums,
                            PR_BLOCK);
     for (uint32_t i = 0; i < PR_BLOCK; i++)
         for (uint32_t j = 0; j < PR_BLOCK; j++)
@@ -140,11 +140,11 @@ static void above_body(void *ctx, uint32_t chunk, int thread) {
     uint32_t at = chunk * CHUNK, n = first - at < CHUNK ? first - at : CHUNK;
     float *rows = s->n + at * s->stride, sums[CHUNK * PR_BLOCK];
     memset(sums, 0, sizeof sums);
-    if (n_later) pr__encode_product(f->k, f->later, 2, n_later, rows + next, s->stride, n, sums, PR_BLOCK);
+    if (n_later) pr__encode_product(f->k, f->later, 0, 2, n_later, rows + next, s->stride, n, sums, PR_BLOCK);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j < PR_BLOCK; j++)
             sums[i * PR_BLOCK + j] = rows[i * s->stride + first + j] - sums[i * PR_BLOCK + j];
-    pr__encode_product(f->k, f->inverse, 2, PR_BLOCK, sums, PR_BLOCK, n, rows + first, s->stride);
+    pr__encode_product(f->k, f->inverse, 0, 2, PR_BLOCK, sums, PR_BLOCK, n, rows + first, s->stride);
 }
 
 /* Rows of N^T from columns of R: the upper triangle is only read, the lower one only written. */

@@ -19,9 +19,10 @@ enum {
 /* body(ctx, chunk, thread) for chunk < n on all threads of the team. */
 void pr__encode_loop(pr_team *team, uint32_t n, void (*body)(void *ctx, uint32_t chunk, int thread), void *ctx);
 
-/* y[n_x][y_stride] = x[n_x][stride] times the tiles: pr_mm_args for floats, n_x columns' sums for all lanes of the tiles. */
-void pr__encode_product(const pr_kernels *k, const float *tiles, uint32_t n_tiles, uint32_t cols, const float *x,
-                        size_t stride, uint32_t n_x, float *y, size_t y_stride);
+/* y[n_x][y_stride] = x[n_x][stride] times the tiles: pr_mm_args for floats, n_x columns' sums for all lanes of the tiles.
+ * tile_stride: floats between tiles; 0: they follow one another. */
+void pr__encode_product(const pr_kernels *k, const float *tiles, size_t tile_stride, uint32_t n_tiles, uint32_t cols,
+                        const float *x, size_t stride, uint32_t n_x, float *y, size_t y_stride);
 
 /* ---- the inputs (encode_hess.c) ---- */
 
@@ -58,15 +59,20 @@ typedef struct pr__book {
     float rest_max; /* the most that p16 can carry, in steps of p8 */
 } pr__book;
 
+/* Columns on which side of a block: what rows->side is about. */
+typedef enum pr__side { PR__NO_SIDE, PR__BEFORE, PR__AFTER } pr__side;
+
 /* 32 rows. nb = cols / 32 groups. */
 typedef struct pr__rows {
-    uint32_t n_rows;     /* live lanes, the others are zeros */
-    float *w;            /* [cols][32] */
-    float *d;            /* [2][2 tiles][cols][16]: decoded - w. Of levels p2 and p4, later of p8 and p16 */
-    uint8_t *code, *n;   /* [cols][32] */
-    int8_t *b;           /* [cols][32] */
-    float *s2, *s4, *s8; /* [nb][32]: unit of c2, c4 and c8 + n */
-    float *floor4;       /* [nb][32]: least s4 with which p8 reaches all of the group */
+    uint32_t n_rows; /* live lanes, the others are zeros */
+    float *w;        /* [cols][32] */
+    float *d;        /* [2][2 tiles][cols][16]: decoded - w. Of levels p2 and p4, later of p8 and p16 */
+    float *side;     /* [cols][64]: what the errors in d of the columns on one side of a column's block do to it: d H */
+    pr__side known;  /* which side, after a round of descent; none after anything else that changes d */
+    uint8_t *code, *n;                              /* [cols][32] */
+    int8_t *b;                                      /* [cols][32] */
+    float *s2, *s4, *s8;                            /* [nb][32]: unit of c2, c4 and c8 + n */
+    float *floor4;                                  /* [nb][32]: least s4 with which p8 reaches all of the group */
     float quantum2[PR__LANES], quantum4[PR__LANES]; /* s2 and s4 are 1..255 of them; 0: any number */
     uint16_t row[PR__LANES];
     uint8_t *line; /* [3 * cols + 2 * nb]: one row on its way out */
@@ -101,7 +107,8 @@ void pr__rows_search(pr__rows *rows, const pr__pass *pass); /* s2, s4 for w as i
 void pr__rows_round(pr__rows *rows, uint32_t cols);         /* s2, s4 to their quanta */
 void pr__rows_feedback(pr__rows *rows,
                        const pr__pass *pass); /* codes with feedback; s2, s4 anew for what is to be met */
-void pr__rows_descend(pr__rows *rows, const pr__pass *pass); /* one round of refit of scales and choice of codes */
+/* One round of refit of scales and choice of codes: from the left first, then from the right, and so on. */
+void pr__rows_descend(pr__rows *rows, const pr__pass *pass);
 /* p8 with feedback and p16: n, b; d becomes their errors. s8 is given. */
 void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refined *out);
 /* The sum of e H e^T without damping, lane by lane, of either error in d. */

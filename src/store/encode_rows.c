@@ -9,6 +9,12 @@
  * groups as they are, then each column's code anew. Solving for all scales of a row at once would need
  * another such round of products and gains nothing that a further round does not.
  *
+ * What the errors of a whole row do to a block is a sum of three: of the columns before it, its own, and those after it.
+ * Rounds go through the blocks from left to right and from right to left in turn, because then one side needs no product:
+ * what the columns before a block do to it was found when the round from the left came there, and they
+ * have not moved since (the observation of Conrad and Wallach for symmetric relaxation, 1979). Neither has one side
+ * when the loss is summed, and as H is symmetric one side is enough for it. So all rounds but the first cost half.
+ *
  * Loops over lanes have constant bounds and no calls, for the sake of the vectorizer.
  */
 #include <math.h>
@@ -26,9 +32,10 @@ static const float far_cost = 1e4f;
 /* Adding and subtracting it rounds to a whole number, to even at ties, up to 2^22. */
 static const float whole = 0x1.8p23f;
 
-void pr__encode_product(const pr_kernels *k, const float *tiles, uint32_t n_tiles, uint32_t cols, const float *x,
-                        size_t stride, uint32_t n_x, float *y, size_t y_stride) {
+void pr__encode_product(const pr_kernels *k, const float *tiles, size_t tile_stride, uint32_t n_tiles, uint32_t cols,
+                        const float *x, size_t stride, uint32_t n_x, float *y, size_t y_stride) {
     k->mm_f32[PR_PACK_F32](&(pr_mm_args){.tiles = (const uint8_t *)tiles,
+                                         .tile_stride = tile_stride * sizeof *tiles,
                                          .n_tiles = n_tiles,
                                          .cols = cols,
                                          .x = x,
@@ -42,14 +49,15 @@ void pr__encode_product(const pr_kernels *k, const float *tiles, uint32_t n_tile
 
 pr_status pr__rows_open(pr__rows *rows, uint32_t cols, pr_err *err) {
     size_t wide = (size_t)cols * LANES, groups = (size_t)cols / PR_BLOCK * LANES;
-    size_t floats = 3 * wide + 4 * groups, bytes = 3 * wide + 4 * (size_t)cols;
+    size_t floats = 5 * wide + 4 * groups, bytes = 3 * wide + 4 * (size_t)cols;
     *rows = (pr__rows){.bytes = floats * sizeof(float) + bytes};
     rows->memory = pr_map(PR_TAG_MISC, rows->bytes);
     if (!rows->memory) return pr_fail_nomem(err, "rows being encoded", rows->bytes);
     float *at = rows->memory;
     rows->w = at;
     rows->d = at + wide;
-    rows->s2 = at + 3 * wide;
+    rows->side = at + 3 * wide;
+    rows->s2 = at + 5 * wide;
     rows->s4 = rows->s2 + groups;
     rows->s8 = rows->s4 + groups;
     rows->floor4 = rows->s8 + groups;
@@ -74,6 +82,7 @@ void pr__rows_load(pr__rows *rows, const float *w, uint32_t cols, const uint32_t
     }
     memset(rows->quantum2, 0, sizeof rows->quantum2);
     memset(rows->quantum4, 0, sizeof rows->quantum4);
+    rows->known = PR__NO_SIDE;
 }
 
 /* Errors of 16 rows: tile 0, 1 of the first level, 2, 3 of the second. */
@@ -296,9 +305,8 @@ static void targets(const pr__rows *rows, const pr__pass *pass, uint32_t first, 
     uint32_t lanes = tiles * PR_TILE_ROWS;
     memset(t, 0, (size_t)PR_BLOCK * lanes * sizeof *t);
     if (h->n && first)
-        for (uint32_t i = 0; i < tiles; i++) /* tile by tile: only the columns so far */
-            pr__encode_product(pass->k, error_tile(rows, h->cols, i), 1, first, h->n + first * h->stride, h->stride,
-                               PR_BLOCK, t + (size_t)i * PR_TILE_ROWS, lanes);
+        pr__encode_product(pass->k, rows->d, (size_t)h->cols * PR_TILE_ROWS, tiles, first, h->n + first * h->stride,
+                           h->stride, PR_BLOCK, t, lanes);
     for (uint32_t c = 0; c < PR_BLOCK; c++) {
         const float *w = rows->w + (size_t)(first + c) * LANES;
         for (float *to = t + (size_t)c * lanes, *end = to + lanes; to < end; to += LANES)
@@ -319,6 +327,7 @@ PR_CLONES static void spread(float *restrict t, const float *restrict d, uint32_
 void pr__rows_feedback(pr__rows *rows, const pr__pass *pass) {
     const pr__hess *h = pass->hess;
     float t[PR_BLOCK * PAIR], d[PAIR];
+    rows->known = PR__NO_SIDE;
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
         size_t g = (size_t)first / PR_BLOCK * LANES;
         targets(rows, pass, first, 2 * PR__TILES, t);
@@ -337,12 +346,30 @@ void pr__rows_feedback(pr__rows *rows, const pr__pass *pass) {
 
 /* ---- descent ---- */
 
-/* g[32][64] = what the errors of all columns do to columns first .. first + 31: d H. */
-PR_CLONES static void gradient(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
+/* g[32][64] = what the errors of columns from .. from + n - 1 do to columns first .. first + 31. */
+static void effect(const pr__rows *rows, const pr__pass *pass, uint32_t from, uint32_t n, uint32_t first, float *g) {
+    const pr__hess *h = pass->hess;
+    size_t tile = (size_t)h->cols * PR_TILE_ROWS;
+    if (n == 0) memset(g, 0, PR_BLOCK * PAIR * sizeof *g);
+    else
+        pr__encode_product(pass->k, rows->d + (size_t)from * PR_TILE_ROWS, tile, 2 * PR__TILES, n,
+                           h->h + first * h->stride + from, h->stride, PR_BLOCK, g, PAIR);
+}
+
+static void effect_before(const pr__rows *rows, const pr__pass *pass, uint32_t first, float *g) {
+    effect(rows, pass, 0, first, first, g);
+}
+
+static void effect_after(const pr__rows *rows, const pr__pass *pass, uint32_t first, float *g) {
+    uint32_t next = first + PR_BLOCK;
+    effect(rows, pass, next, pass->hess->cols - next, first, g);
+}
+
+/* What a block's own errors do to it: all there is where only the diagonal counts. */
+PR_CLONES static void effect_own(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
     const pr__hess *h = pass->hess;
     if (full) {
-        pr__encode_product(pass->k, rows->d, 2 * PR__TILES, h->cols, h->h + first * h->stride, h->stride, PR_BLOCK, g,
-                           PAIR);
+        effect(rows, pass, first, PR_BLOCK, first, g);
         return;
     }
     for (uint32_t i = 0; i < 2 * PR__TILES; i++) {
@@ -351,6 +378,22 @@ PR_CLONES static void gradient(const pr__rows *rows, const pr__pass *pass, uint3
             for (uint32_t r = 0; r < PR_TILE_ROWS; r++)
                 g[c * PAIR + i * PR_TILE_ROWS + r] = h->diag[first + c] * d[c * PR_TILE_ROWS + r];
     }
+}
+
+PR_CLONES static void add_block(float *restrict g, const float *restrict by) {
+    for (uint32_t i = 0; i < PR_BLOCK * PAIR; i++) g[i] += by[i];
+}
+
+/* g[32][64] = d H: what the errors of all columns do to a block, in a round that comes from the left or else the right. */
+static void gradient(pr__rows *rows, const pr__pass *pass, uint32_t first, bool from_left, float *g) {
+    effect_own(rows, pass, first, pass->full, g);
+    if (!pass->full) return;
+    float new[PR_BLOCK * PAIR], *side = rows->side + (size_t)first *PAIR;
+    if (rows->known == PR__NO_SIDE) effect_after(rows, pass, first, side);
+    add_block(g, side);
+    (from_left ? effect_before : effect_after)(rows, pass, first, new);
+    add_block(g, new);
+    memcpy(side, new, sizeof new);
 }
 
 /* Entries of the codebooks that a block's codes stand for: v[32][64]. */
@@ -377,8 +420,8 @@ static void times_corner(const pr__pass *pass, uint32_t first, const float *v, f
         for (uint32_t c = 0; c < PR_BLOCK; c++)
             memcpy(tiles + (i * PR_BLOCK + c) * PR_TILE_ROWS, v + c * PAIR + i * PR_TILE_ROWS,
                    PR_TILE_ROWS * sizeof *v);
-    pr__encode_product(pass->k, tiles, 2 * PR__TILES, PR_BLOCK, h->h + first * h->stride + first, h->stride, PR_BLOCK,
-                       hv, PAIR);
+    pr__encode_product(pass->k, tiles, 0, 2 * PR__TILES, PR_BLOCK, h->h + first * h->stride + first, h->stride,
+                       PR_BLOCK, hv, PAIR);
 }
 
 /* New scales s of 32 lanes given v, hv and the gradient: the least squares of this group alone. moved: by how much. */
@@ -421,8 +464,10 @@ static void refit_block(pr__rows *rows, const pr__pass *pass, uint32_t first, fl
 void pr__rows_descend(pr__rows *rows, const pr__pass *pass) {
     const pr__hess *h = pass->hess;
     float g[PR_BLOCK * PAIR], q[PR_BLOCK * PAIR], t[PAIR], d[PAIR];
-    for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
-        gradient(rows, pass, first, pass->full, g);
+    bool from_left = rows->known != PR__BEFORE;
+    for (uint32_t at = 0; at < h->cols; at += PR_BLOCK) {
+        uint32_t first = from_left ? at : h->cols - PR_BLOCK - at;
+        gradient(rows, pass, first, from_left, g);
         refit_block(rows, pass, first, g, q);
         for (uint32_t j = 0; j < PR_BLOCK; j++) {
             column col = column_of(rows, first + j);
@@ -435,6 +480,7 @@ void pr__rows_descend(pr__rows *rows, const pr__pass *pass) {
             if (pass->full) spread(g, d, j, PAIR, h->h + (first + j) * h->stride + first, 1, 1);
         }
     }
+    if (pass->full) rows->known = from_left ? PR__BEFORE : PR__AFTER;
 }
 
 /* ---- p8 and p16 ---- */
@@ -509,6 +555,7 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
     float t[PR_BLOCK * LANES], c8[LANES];
     left l;
     tally sums = {0};
+    rows->known = PR__NO_SIDE;
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
         targets(rows, pass, first, PR__TILES, t);
         tally_group(rows, first, &sums);
@@ -534,15 +581,19 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
 
 PR_CLONES void pr__rows_loss(const pr__rows *rows, const pr__pass *pass, double out[2][PR__LANES]) {
     const pr__hess *h = pass->hess;
-    float g[PR_BLOCK * PAIR];
+    float g[PR_BLOCK * PAIR], side[PR_BLOCK * PAIR];
     double sums[PAIR] = {0};
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
-        gradient(rows, pass, first, h->h != NULL, g);
+        effect_own(rows, pass, first, h->h != NULL, g);
+        if (rows->known != PR__NO_SIDE) memcpy(side, rows->side + (size_t)first * PAIR, sizeof side);
+        else if (h->h) effect_before(rows, pass, first, side);
+        else memset(side, 0, sizeof side);
         for (uint32_t i = 0; i < 2 * PR__TILES; i++) {
             const float *d = error_tile(rows, h->cols, i) + (size_t)first * PR_TILE_ROWS;
             for (uint32_t c = 0; c < PR_BLOCK; c++)
                 for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {
-                    double e = (double)d[c * PR_TILE_ROWS + r], by = (double)g[c * PAIR + i * PR_TILE_ROWS + r];
+                    size_t at = c * PAIR + i * PR_TILE_ROWS + r;
+                    double e = (double)d[c * PR_TILE_ROWS + r], by = (double)g[at] + 2 * (double)side[at];
                     sums[i * PR_TILE_ROWS + r] += e * (by - (double)h->damp * e);
                 }
         }

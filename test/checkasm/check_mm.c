@@ -96,15 +96,18 @@ typedef struct shape {
 static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape *s) {
     size_t row_bytes = s->q8 ? s->cols / PR_BLOCK * sizeof(pr_qblock) : s->cols * sizeof(float);
     size_t x_stride = row_bytes + 16 * random_below(5), y_stride = (size_t)s->tiles * PR_TILE_ROWS + random_below(9);
-    size_t w_bytes = s->tiles * pr_pack_tile_bytes(s->pack, s->cols);
+    size_t tile_bytes = pr_pack_tile_bytes(s->pack, s->cols);
+    size_t tile_stride = random_below(3) ? 0 : tile_bytes + 64 * random_below(3); /* 0: one after another */
+    size_t w_step = tile_stride ? tile_stride : tile_bytes, w_bytes = (s->tiles - 1) * w_step + tile_bytes;
     size_t y_floats = (s->tokens - 1) * y_stride + (size_t)s->tiles * PR_TILE_ROWS;
     uint8_t *w = guard_alloc(w_bytes), *x = guard_alloc((s->tokens - 1) * x_stride + row_bytes);
     float *want = guard_alloc(y_floats * sizeof *want), *got = guard_alloc(y_floats * sizeof *got);
-    fill_weights(s->pack, w, s->tiles, s->cols, s->w_kind);
+    for (uint32_t i = 0; i < s->tiles; i++) fill_weights(s->pack, w + i * w_step, 1, s->cols, s->w_kind);
     for (uint32_t t = 0; t < s->tokens; t++) {
         fill_row(ref, s->q8, x + t * x_stride, s->cols, s->x_kind);
     }
     pr_mm_args args = {.tiles = w,
+                       .tile_stride = tile_stride,
                        .n_tiles = s->tiles,
                        .cols = s->cols,
                        .x = x,
@@ -115,8 +118,8 @@ static void check_shape(const pr_kernels *ref, const pr_kernels *k, const shape 
     (s->q8 ? ref->mm_q8 : ref->mm_f32)[s->pack](&args);
     args.y = got;
     (s->q8 ? k->mm_q8 : k->mm_f32)[s->pack](&args);
-    check_floats(want, got, y_floats, "%u tiles, %u tokens, %u cols, weights %d, x %d", s->tiles, s->tokens, s->cols,
-                 (int)s->w_kind, (int)s->x_kind);
+    check_floats(want, got, y_floats, "%u tiles %zu apart, %u tokens, %u cols, weights %d, x %d", s->tiles, w_step,
+                 s->tokens, s->cols, (int)s->w_kind, (int)s->x_kind);
     guard_free_all();
 }
 

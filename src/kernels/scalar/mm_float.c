@@ -35,7 +35,7 @@ static void column_bf16(const uint8_t *tile, size_t c, float w[PR_TILE_ROWS]) {
 static void mm_float(const pr_mm_args *a, pr_pack pack, column_fn *column) {
     float w[PR_TILE_ROWS];
     for (size_t i = 0; i < a->n_tiles; i++) {
-        const uint8_t *tile = a->tiles + i * pr_pack_tile_bytes(pack, a->cols);
+        const uint8_t *tile = a->tiles + i * pr__mm_tile_stride(a, pack);
         for (size_t t = 0; t < a->n_tokens; t++) {
             memset(a->y + t * a->y_stride + i * PR_TILE_ROWS, 0, sizeof w);
         }

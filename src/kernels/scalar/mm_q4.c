@@ -52,7 +52,7 @@ static float row_q8(const uint8_t *tile, uint32_t r, uint32_t cols, const void *
 
 static void mm(const pr_mm_args *args, row_fn *row) {
     for (size_t i = 0; i < args->n_tiles; i++) {
-        const uint8_t *tile = args->tiles + i * pr_pack_tile_bytes(PR_PACK_Q4, args->cols);
+        const uint8_t *tile = args->tiles + i * pr__mm_tile_stride(args, PR_PACK_Q4);
         for (size_t t = 0; t < args->n_tokens; t++) {
             const uint8_t *x = (const uint8_t *)args->x + t * args->x_stride;
             for (uint32_t r = 0; r < PR_TILE_ROWS; r++) {

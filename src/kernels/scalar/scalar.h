@@ -37,6 +37,11 @@ pr_kv_load_fn pr__scalar_kv_load_v_f16, pr__scalar_kv_load_v_q8, pr__scalar_kv_l
 void pr__scalar_attend(const float *const *q, pr_attn_state *states, const uint8_t *lo, const uint8_t *hi, uint32_t n_q,
                        uint32_t head_dim, const pr_attn_tile *tile);
 
+/* Bytes between the tiles of a product. */
+static inline size_t pr__mm_tile_stride(const pr_mm_args *args, pr_pack pack) {
+    return args->tile_stride ? args->tile_stride : pr_pack_tile_bytes(pack, args->cols);
+}
+
 /* What quantizers make of x: NaN is 0, infinities are the largest number. */
 static inline float pr__mended(float x) {
     if (isnan(x)) {

@@ -209,6 +209,28 @@ static void feedback_beats_nearest(void **state) {
     close_rig(&g);
 }
 
+/* Rounds of descent come from the left and from the right in turn and hand half of their sums on: whichever was the last, what
+ * is told is what was lost (error_of), and more rounds do not make it worse. */
+static void rounds_in_turn(void **state) {
+    (void)state;
+    rig g;
+    double before[2] = {INFINITY, INFINITY}, first[2];
+    open_rig(&g, 160, 256, true);
+    for (uint32_t n = 0; n <= 6; n++) {
+        g.job.opts.n_polish = n;
+        encode(&g);
+        for (int p = 0; p < 2; p++) {
+            double h;
+            error_of(&g, p, &h);
+            if (!(h < 1.03 * before[p])) fail_msg("level %d after %u rounds: %g, was %g", p, n, h, before[p]);
+            before[p] = h;
+            if (n == 0) first[p] = h;
+        }
+    }
+    for (int p = 0; p < 2; p++) assert_true(before[p] < 0.7 * first[p]);
+    close_rig(&g);
+}
+
 /* The sum of diag e^2 at a level. */
 static double loss_under(const rig *g, const float *diag, int level) {
     double sum = 0;
@@ -577,6 +599,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_level_is_near),
         cmocka_unit_test(feedback_beats_nearest),
+        cmocka_unit_test(rounds_in_turn),
         cmocka_unit_test(diagonal_is_enough_for_nearest),
         cmocka_unit_test(lambda_weighs_the_levels),
         cmocka_unit_test(threads_change_nothing),
