@@ -80,7 +80,9 @@ static void print_text(const pack *p, pr_str *s) {
                 pr__format_count(c, sizeof c, r->n_weights), r->n_matrices, r->n_increments);
     for (uint32_t l = 0; l < r->n_planes; l++)
         pr_str_printf(s, "  %s  %5.2f bits a weight, KL %.2g%s\n", level_names[l], r->level_bits[l], r->level_kl[l],
-                      !r->kl_measured || (p->fast && l > 1) ? " (a guess)" : "");
+                      !r->kl_measured                       ? " (a guess)"
+                      : r->level_cursor[l] > r->measured_to ? " (extrapolated)"
+                                                            : "");
     if (!(r->kl_measured && r->level_kl[0] <= PR_KL_USABLE))
         pr_str_printf(s, "  below int4 expect nonsense, not answers%s\n",
                       p->fast ? ": without --fast int2 is one for emergencies" : "");
@@ -114,6 +116,7 @@ static void print_json(const pack *p, pr_str *s) {
     }
     pr__json_close(s);
     pr__json_bool(s, "kl_measured", r->kl_measured);
+    pr__json_u64(s, "measured_to", r->measured_to);
     pr__json_u64(s, "tokens", r->n_tokens);
     pr__json_u64(s, "measured", r->n_measured);
     pr__json_f64(s, "seconds", r->seconds);

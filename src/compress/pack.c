@@ -333,6 +333,7 @@ static pr_status anchor(packer *p, pr_measure *m, pr_err *err) {
     }
     pr_rank_bend(set, anchors, n);
     p->report->kl_measured = true;
+    p->report->measured_to = set->measured_to = c[pr_measure_top(m)];
     set->n_measured = p->report->n_measured;
     return PR_OK;
 }

@@ -37,10 +37,11 @@ typedef struct pr_pack_report {
     uint32_t level_cursor[PR_PLANE_COUNT];
     double level_bits[PR_PLANE_COUNT]; /* a weight */
     double level_kl[PR_PLANE_COUNT];
-    bool kl_measured;    /* against the source; else a guess by the table */
-    uint32_t n_measured; /* matrices that were measured one by one; fast: levels */
-    uint64_t n_tokens;   /* calibrated with */
-    double nll;          /* of the text, a token, in nats */
+    bool kl_measured;     /* against the source; else a guess by the table */
+    uint32_t n_measured;  /* matrices that were measured one by one; fast: levels */
+    uint32_t measured_to; /* increments up to which the KL rests on that; beyond it is extrapolated */
+    uint64_t n_tokens;    /* calibrated with */
+    double nll;           /* of the text, a token, in nats */
     double seconds_encode, seconds_measure, seconds;
     char note[256]; /* for people: what should be known about this source; "" if nothing */
 } pr_pack_report;

@@ -70,8 +70,10 @@ static void describe_at(const struct pr_estimate *b, uint32_t cursor, pr_elastic
     out->n_increments = n;
     out->bits_per_weight = bits_at(b->planes, cursor);
     out->kl = (double)b->planes->kl[cursor];
-    out->kl_measured = b->planes->n_measured > 0;
-    out->int2_usable = out->kl_measured && (double)b->planes->kl[pr__levels_cursor(b, PR_LEVEL_INT2)] <= PR_KL_USABLE;
+    uint32_t int2 = pr__levels_cursor(b, PR_LEVEL_INT2);
+    out->measured_to = b->planes->measured_to;
+    out->kl_measured = b->planes->n_measured > 0 && cursor <= out->measured_to;
+    out->int2_usable = b->planes->n_measured > 0 && (double)b->planes->kl[int2] <= PR_KL_USABLE;
     out->bytes = fixed + b->planes_at[cursor];
     out->bytes_min = fixed + b->planes_at[0];
     out->bytes_max = fixed + b->planes_at[n];

@@ -284,16 +284,20 @@ static pr_status read_increments(pr_model_file *file, pr_plane_set *set, pr_err 
     return status;
 }
 
-/* Older files lack the key. */
+/* Older files lack the key, or its second number. */
 static pr_status read_measured(const pr_model_file *file, pr_plane_set *set, pr_err *err) {
     const pr_meta *m = NULL;
     if (!pr_model_file_meta(file, key_measured)) return PR_OK;
-    pr_status status = get_array(file, key_measured, PR__GGUF_I32, 1, 1, &m, err);
+    bool older = count_rows(file, key_measured, 1) == 1;
+    pr_status status = get_array(file, key_measured, PR__GGUF_I32, older ? 1 : 2, 1, &m, err);
     if (status != PR_OK) return status;
-    int32_t n = i32_at(m, 0);
+    int32_t n = i32_at(m, 0), to = older ? (int32_t)set->n_increments : i32_at(m, 1);
     if (n < 0 || (uint32_t)n > set->n_tensors)
         return pr_fail(err, PR_ERR_FORMAT, "%s: %d of %u matrices", key_measured, n, set->n_tensors);
+    if (to < 0 || (uint32_t)to > set->n_increments)
+        return pr_fail(err, PR_ERR_FORMAT, "%s: up to %d of %u increments", key_measured, to, set->n_increments);
     set->n_measured = (uint32_t)n;
+    set->measured_to = n ? (uint32_t)to : 0;
     return PR_OK;
 }
 

@@ -15,7 +15,8 @@
  *   precis.increments        i32 [n_increments][2] unit, plane: what to add to the p2 planes, best first
  *   precis.increments.kl     f32 [n_increments + 1] KL (nats a token) against the source with the first i increments
  *   precis.levels            i32 [4]               increments that make int2, int4, int8, fp16
- *   precis.kl.measured       i32 [1]               measurements that KL rests on: matrices one by one, or levels; 0: a guess by kind of matrix
+ *   precis.kl.measured       i32 [2]               measurements that KL rests on: matrices one by one, or levels; 0: a guess by kind of
+ *                                                  matrix. And up to how many increments; beyond them it is extrapolated
  *   precis.source, .source.types, .calibration   strings, for people
  *   precis.source.bytes, .source.changed   strings, in decimal: size and time of change (ns) of the source, to know it by
  *
@@ -59,6 +60,7 @@ typedef struct pr_plane_set {
     uint32_t n_planes;                     /* most of any tensor: the top level is n_planes - 1 */
     uint64_t n_weights;                    /* in packed matrices */
     uint32_t n_measured;                   /* measurements that kl rests on; 0, also of older files: it is a guess */
+    uint32_t measured_to; /* kl[0 .. measured_to] does, the rest is extrapolated; 0 without measurements */
 } pr_plane_set;
 
 /* The planes of an open file; NULL when it is an ordinary model. */

@@ -77,7 +77,10 @@ static void put_levels(const pr_plane_set *set, uint32_t row, number *out) {
     for (int i = 0; i < PR_PLANE_COUNT; i++) out[i + (int)row].i = (int32_t)set->level_cursor[i];
 }
 
-static void put_measured(const pr_plane_set *set, uint32_t row, number *out) { out[row].i = (int32_t)set->n_measured; }
+static void put_measured(const pr_plane_set *set, uint32_t row, number *out) {
+    out[row].i = (int32_t)set->n_measured;
+    out[row + 1].i = (int32_t)set->measured_to;
+}
 
 static const table tables[] = {
     {"precis.planes.shapes", false, false, 3, n_tensors, put_shape},
@@ -88,7 +91,7 @@ static const table tables[] = {
     {"precis.increments", false, true, 2, n_increments, put_increment},
     {"precis.increments.kl", true, true, 1, n_kl, put_kl},
     {"precis.levels", false, true, PR_PLANE_COUNT, one, put_levels},
-    {"precis.kl.measured", false, true, 1, one, put_measured},
+    {"precis.kl.measured", false, true, 2, one, put_measured},
 };
 enum { TABLES = sizeof tables / sizeof *tables };
 

@@ -141,6 +141,8 @@ static void check_report(const pr_pack_report *r, const pr_plane_set *set, const
     assert_int_equal(r->n_increments, set->n_increments);
     assert_int_equal(r->kl_measured ? r->n_measured : 0, set->n_measured);
     assert_true(!r->kl_measured || r->n_measured > 0);
+    assert_int_equal(r->measured_to, set->measured_to);
+    assert_true(r->kl_measured || r->measured_to == 0);
     for (int l = 0; l < PR_PLANE_COUNT; l++) {
         assert_int_equal(r->level_cursor[l], set->level_cursor[l]);
         assert_true(l == 0 || r->level_kl[l] <= r->level_kl[l - 1]);
@@ -185,6 +187,9 @@ static void models(void **state) {
         assert_true(r.kl_measured);
         if (is_fast) assert_in_range(r.n_measured, 1, 3); /* int2 and int4 may be the least there is */
         else assert_int_equal(r.n_measured, r.n_matrices);
+        assert_int_equal(
+            r.measured_to,
+            r.level_cursor[is_fast ? PR_PLANE_P4 : PR_PLANE_P16]); /* the top and what is above it are one */
         check_report(&r, pr_model_file_planes(packed), out);
         check_kept(source, packed);
         check_matrices(source, packed, is_fast);

@@ -372,7 +372,7 @@ static void wrong_matrices_are_named(void **state) {
 static void wrong_units_are_named(void **state) {
     (void)state;
     const char *units = "precis.planes.units", *crc = "precis.planes.crc", *list = "precis.increments",
-               *kl = "precis.increments.kl", *levels = "precis.levels";
+               *kl = "precis.increments.kl", *levels = "precis.levels", *measured = "precis.kl.measured";
     planes_file_write(&planes_file_small, rig_path("p.gguf"));
     bent(units, 0, 1, "unit 0");
     bent(units, 3, 4, "unit 1");
@@ -398,6 +398,9 @@ static void wrong_units_are_named(void **state) {
     bent(levels, 3, 18, levels);
     bent(levels, 1, 17, levels); /* not ascending */
     bent(levels, 0, UINT32_MAX, levels);
+    bent(measured, 0, UINT32_MAX, "precis.kl.measured: -1 of");
+    bent(measured, 1, 18, "precis.kl.measured: up to 18 of 17");
+    bent(measured, 1, UINT32_MAX, "precis.kl.measured: up to -1 of");
 }
 
 /* The name of one tensor changed: m0.p8 is missing and another one is there. */
