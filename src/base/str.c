@@ -83,6 +83,14 @@ char *pr_str_take(pr_str *s) {
     return data;
 }
 
+/* ---- characters for people ---- */
+
+/* A character that moves the cursor, ends the line, or changes the direction of what stands beside it. */
+static bool is_unsafe(int32_t cp) {
+    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || cp == 0x61c || cp == 0x200e || cp == 0x200f ||
+           (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
+}
+
 /* ---- JSON strings ---- */
 
 /* The short escape of c, or 0. */
@@ -100,15 +108,15 @@ static char json_escape(unsigned char c) {
 }
 
 /* Are text[0..8) all ASCII that a JSON string holds as it is? Eight bytes are looked at as one number: `below` has the
- * high bit of each byte that is under 0x20 set, `quote` and `slash` of each that is a zero after the xor (and perhaps of
- * bytes above one that is, which does no harm). */
+ * high bit of each byte that is under 0x20 set, `quote`, `slash` and `delete` of each that is a zero after the xor (and perhaps
+ * of bytes above one that is, which does no harm). */
 static bool plain_ascii(const char *text) {
     const uint64_t ones = 0x0101010101010101, high = 0x8080808080808080;
     uint64_t eight;
     memcpy(&eight, text, sizeof eight);
-    uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\';
+    uint64_t quote = eight ^ ones * '"', slash = eight ^ ones * '\\', delete = eight ^ ones * 0x7f;
     uint64_t below = eight - ones * 0x20;
-    return ((eight | below | (quote - ones) | (slash - ones)) & high) == 0;
+    return ((eight | below | (quote - ones) | (slash - ones) | (delete - ones)) & high) == 0;
 }
 
 void pr_str_json(pr_str *s, const char *text, size_t len) {
@@ -122,12 +130,12 @@ void pr_str_json(pr_str *s, const char *text, size_t len) {
         unsigned char c = (unsigned char)text[i];
         int32_t cp = c;
         size_t step = c < 0x80 ? 1 : pr_utf8_decode(text + i, len - i, &cp);
-        bool same = cp >= 0x20 && cp != '"' && cp != '\\';
+        bool same = !is_unsafe(cp) && cp != '"' && cp != '\\';
         if (!same) {
             pr_str_append(s, text + plain, i - plain);
             if (cp < 0) pr_str_puts(s, "\xef\xbf\xbd");
             else if (json_escape(c)) pr_str_append(s, (char[]){'\\', json_escape(c)}, 2);
-            else pr_str_printf(s, "\\u%04x", (unsigned)c);
+            else pr_str_printf(s, "\\u%04x", (unsigned)cp);
             plain = i + step;
         }
         i += step;
@@ -293,12 +301,6 @@ size_t pr_utf8_complete(const char *text, size_t len) {
 /* ---- for people ---- */
 
 enum { SAFE_CHAR_MAX = 8 };
-
-/* A character that moves the cursor, ends the line, or changes the direction of what stands beside it. */
-static bool is_unsafe(int32_t cp) {
-    return cp < 0x20 || (cp >= 0x7f && cp < 0xa0) || cp == 0x61c || cp == 0x200e || cp == 0x200f ||
-           (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069);
-}
 
 /* The first character of text[0..len), made safe; returns how many bytes it had, *n of the result's. */
 static size_t safe_char(const char *text, size_t len, char out[SAFE_CHAR_MAX], size_t *n) {

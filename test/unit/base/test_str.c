@@ -70,7 +70,12 @@ static void escapes_json(void **state) {
     check_json("", 0, "\"\"");
     check_json("plain", 5, "\"plain\"");
     check_json("a\"b\\c/\n\t\r\b\f", 11, "\"a\\\"b\\\\c/\\n\\t\\r\\b\\f\"");
-    check_json("\0\x1f\x7f", 3, "\"\\u0000\\u001f\x7f\"");
+    check_json("\0\x1f\x7f", 3, "\"\\u0000\\u001f\\u007f\"");
+    check_json("seven b\x7fytes and more", 21, "\"seven b\\u007fytes and more\""); /* within eight plain bytes */
+    /* what moves a cursor or turns letters around: C1, a mark, an override, an isolate, a line's end */
+    check_json("\xc2\x9b\xe2\x80\x8f\xe2\x80\xae\xe2\x81\xa6\xe2\x80\xa8", 14,
+               "\"\\u009b\\u200f\\u202e\\u2066\\u2028\"");
+    check_json("\xc2\xa0\xe2\x80\x8d", 5, "\"\xc2\xa0\xe2\x80\x8d\""); /* a space and a joiner do not */
     check_json("gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80", 11, "\"gr\xc3\xbc\xc3\x9f \xf0\x9f\x98\x80\"");
     check_json("a\xff\xe2\x82z\xc3", 6, "\"a\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbdz\xef\xbf\xbd\"");
     check_json("\xed\xa0\x80", 3, "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\""); /* a surrogate */
