@@ -347,7 +347,7 @@ static const char *field_of(pr_ask ask, const char *error) {
     return "query";
 }
 
-void pr__client_fail(pr__client *c, const pr_err *err, uint32_t retry_after) {
+void pr__client_fail(pr__client *c, const pr_err *err, bool of_model, uint32_t retry_after) {
     pr__refusal f = pr__refusal_of(err->status);
     if (c->over || c->failed) return;
     c->failed = f.status;
@@ -357,7 +357,7 @@ void pr__client_fail(pr__client *c, const pr_err *err, uint32_t retry_after) {
         return;
     }
     if (f.status == 503 && retry_after == 0) retry_after = 1;
+    const char *field = of_model ? "model" : field_of(c->reply.ask, err->text);
     end(c, FAILED, f.status);
-    pr_http_error(c->req, f.status, f.code, f.status == 400 ? field_of(c->reply.ask, err->text) : NULL, retry_after,
-                  "%s", err->text);
+    pr_http_error(c->req, f.status, f.code, f.status == 400 ? field : NULL, retry_after, "%s", err->text);
 }

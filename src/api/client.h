@@ -60,8 +60,9 @@ void pr__client_read(pr__client *c, const char *data, size_t len, bool complete)
 void pr__client_place(pr__client *c, uint32_t position, double estimate);
 /* It has gone. */
 void pr__client_lost(pr__client *c);
-/* It fails: with a status, or as an event when it is too late for that. */
-void pr__client_fail(pr__client *c, const pr_err *err, uint32_t retry_after);
+/* It fails: with a status, or as an event when it is too late for that. of_model: whatever it had asked, this model could not
+ * have answered. */
+void pr__client_fail(pr__client *c, const pr_err *err, bool of_model, uint32_t retry_after);
 
 typedef struct pr__refusal {
     unsigned status;

@@ -414,10 +414,10 @@ static bool came_to_nothing(const pr_job_done *d, pr_err *err) {
 }
 
 /* All clients fail with the first choice that does. */
-static void fail(pr__flight *f, const pr_err *err, uint32_t retry_after) {
+static void fail(pr__flight *f, const pr_err *err, bool of_model, uint32_t retry_after) {
     if (f->failed) return;
     f->failed = true;
-    for (pr__client *c = f->clients; c; c = c->next) pr__client_fail(c, err, retry_after);
+    for (pr__client *c = f->clients; c; c = c->next) pr__client_fail(c, err, of_model, retry_after);
     cancel_all(f);
     tidy(f);
 }
@@ -431,7 +431,7 @@ static void end_choice(choice *c) {
     if (!pr_str_ok(&f->record)) {
         pr_err err = {0};
         pr_fail_nomem(&err, "an answer", f->record.len);
-        fail(f, &err, 1);
+        fail(f, &err, false, 1);
         return;
     }
     /* Before anybody sees its end: who asks again then finds this one. */
@@ -466,7 +466,10 @@ static void on_done(void *arg, const pr_job_done *done) {
     c->done = true;
     f->n_done++;
     count_choice(f, done);
-    if (came_to_nothing(done, &err)) fail(f, &err, done->retry_after);
+    if (came_to_nothing(done, &err)) {
+        bool of_model = done->load == 0 && err.status == PR_ERR_UNSUPPORTED; /* it was never open */
+        fail(f, &err, of_model, done->retry_after);
+    }
     if (!f->failed && !f->abandoned) end_choice(c);
     bool all = f->n_done == f->n;
     pthread_mutex_unlock(&f->lock);

@@ -85,9 +85,20 @@ status, _, j = ask(s, "a")
 ok("too large at any: 503 and why", status == 503 and "MAX_MODEL_CACHE_MB" in j["error"]["message"], str(j))
 ok("and stops", s.stop() == 0)
 
-# ---- a file cut under a server ----
+# ---- a file cut under a server, and one of another architecture ----
 shutil.copy(elastic, os.path.join(MODELS, "cut.planes.gguf"))
+with open(elastic, "rb") as f:
+    data = bytearray(f.read())
+at = data.index(b"general.architecture") + len("general.architecture") + 4 + 8
+assert data[at:at + 5] == b"llama", data[at:at + 5]
+data[at:at + 5] = b"gemma"
+with open(os.path.join(MODELS, "other.planes.gguf"), "wb") as f:
+    f.write(data)
 s = Server(*COMMON)
+status, _, j = ask(s, "other")
+ok("an architecture that is not supported is the model's fault", status == 400 and j["error"]["param"] == "model"
+   and "gemma" in j["error"]["message"], str(j))
+os.unlink(os.path.join(MODELS, "other.planes.gguf"))
 ok("the one to be cut", ask(s, "cut")[0] == 200)
 s.post(Q + "level", {"model": "cut", "level": "int2"})
 ok("is lowered", until(lambda: s.get(Q + "status")["current_models"][0]["level"] == "int2"))
