@@ -93,7 +93,9 @@ static void look_at_need(pr_doctor *d, const char *what, const char *path, const
     else if (need > available)
         pr__doctor_tell(d, PR_NOTE, what, "end other programs before it is loaded",
                         "it takes %s at least, and %s is available now", least, there);
-    else pr__doctor_tell(d, PR_GOOD, what, NULL, "from %s on%s", least, copied);
+    else
+        pr__doctor_tell(d, PR_GOOD, what, NULL, "from %s on, a context of %u tokens counted%s", least, info.context_max,
+                        copied);
 }
 
 static void look_at_model(pr_doctor *d, const char *dir, const char *name) {
