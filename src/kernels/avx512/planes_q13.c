@@ -7,16 +7,13 @@
  * decode in registers; more share a panel of decoded words.
  */
 #include "kernels/avx512/avx512.h"
+#include "kernels/avx512/blocks.h"
 #include "kernels/avx512/planes.h"
 
-enum { TOKENS_FEW = 8, TOKENS = 6, PANEL_BLOCK = 64 + 1024 };
+enum { TOKENS_FEW = 8, TOKENS = 6, W_BLOCK = 64 + 1024, X_BLOCK = sizeof(pr_qblock13) };
 
 PR_INLINE const pr_qblock13 *block_of(const uint8_t *x, size_t x_stride, int t) {
     return (const pr_qblock13 *)(const void *)(x + (size_t)t * x_stride);
-}
-
-PR_INLINE __m512 add_block(__m512 acc, __m512i isum, __m512 scales, const pr_qblock13 *x) {
-    return _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum), _mm512_mul_ps(scales, _mm512_set1_ps(x->d)), acc);
 }
 
 PR_INLINE void direct_of(int tokens, const pr__plane_span *s) {
@@ -28,7 +25,7 @@ PR_INLINE void direct_of(int tokens, const pr__plane_span *s) {
         acc[t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(s->y + (size_t)t * s->y_stride);
     }
     const uint8_t *x = s->x;
-    for (size_t b = 0; b < s->n_blocks; b++, x += sizeof(pr_qblock13)) {
+    for (size_t b = 0; b < s->n_blocks; b++, x += X_BLOCK) {
         __m512i isum[TOKENS_FEW];
         plane_prefetch(PR_PLANE_P16, &soon, b);
         for (int t = 0; t < tokens; t++) {
@@ -49,7 +46,7 @@ PR_INLINE void direct_of(int tokens, const pr__plane_span *s) {
         }
         __m512 scales = plane_scales(&at, b);
         for (int t = 0; t < tokens; t++) {
-            acc[t] = add_block(acc[t], isum[t], scales, block_of(x, s->x_stride, t));
+            acc[t] = add_scaled(acc[t], isum[t], scales, block_of(x, s->x_stride, t)->d);
         }
     }
     __m512 rows = plane_rows(s, 0);
@@ -78,7 +75,7 @@ static void direct(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_tokens)
 static void decode(const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(PR_PLANE_P16, s->book, 0);
     const pickers p = pickers_of(s->book);
-    for (size_t b = 0; b < s->n_blocks; b++, panel += PANEL_BLOCK) {
+    for (size_t b = 0; b < s->n_blocks; b++, panel += W_BLOCK) {
         _mm512_store_ps(panel, plane_scales(&s->at[i], b));
         for (size_t g = 0; g < 2; g++) {
             __m512i bytes[4];
@@ -94,80 +91,56 @@ static void decode(const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     }
 }
 
-PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
-    __m512 acc[PR__PLANE_TILES][TOKENS];
+PR_INLINE void ask_ahead(int tiles, const pr__mm_span *s, const uint8_t *w, uint32_t b) {
+    (void)w;
+    for (int i = 0; i < tiles && s->soon; i++) {
+        plane_prefetch(PR_PLANE_P16, &s->soon[i], b);
+    }
+}
+
+PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
+                        __m512i (*isum)[BLOCK_TOKENS]) {
     for (int i = 0; i < tiles; i++) {
         for (int t = 0; t < tokens; t++) {
-            const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
-            acc[i][t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
+            isum[i][t] = _mm512_setzero_si512();
         }
     }
-    const uint8_t *w = s->w, *x = s->x;
-    for (uint32_t b = 0; b < s->n_units; b++, w += PANEL_BLOCK, x += sizeof(pr_qblock13)) {
-        for (int i = 0; i < tiles && s->soon; i++) {
-            plane_prefetch(PR_PLANE_P16, &s->soon[i], b);
-        }
-        __m512i isum[PR__PLANE_TILES][TOKENS];
+    for (size_t pair = 0; pair < 16; pair++) {
+        __m512i wp[PR__PLANE_TILES];
         for (int i = 0; i < tiles; i++) {
-            for (int t = 0; t < tokens; t++) {
-                isum[i][t] = _mm512_setzero_si512();
-            }
+            wp[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * pair);
         }
-        for (size_t pair = 0; pair < 16; pair++) {
-            __m512i wp[PR__PLANE_TILES];
+        for (int t = 0; t < tokens; t++) {
+            __m512i xp = broadcast_4(block_of(x, s->x_stride, t)->q + 2 * pair);
             for (int i = 0; i < tiles; i++) {
-                wp[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * pair);
-            }
-            for (int t = 0; t < tokens; t++) {
-                __m512i xp = broadcast_4(block_of(x, s->x_stride, t)->q + 2 * pair);
-                for (int i = 0; i < tiles; i++) {
-                    isum[i][t] = _mm512_dpwssd_epi32(isum[i][t], wp[i], xp);
-                }
-            }
-        }
-        for (int i = 0; i < tiles; i++) {
-            __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
-            for (int t = 0; t < tokens; t++) {
-                acc[i][t] = add_block(acc[i][t], isum[i][t], scales, block_of(x, s->x_stride, t));
+                isum[i][t] = _mm512_dpwssd_epi32(isum[i][t], wp[i], xp);
             }
         }
     }
+}
+
+PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
+                   __m512i (*isum)[BLOCK_TOKENS], __m512 (*acc)[BLOCK_TOKENS]) {
     for (int i = 0; i < tiles; i++) {
+        __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
         for (int t = 0; t < tokens; t++) {
-            _mm512_storeu_ps(s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS, acc[i][t]);
+            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, block_of(x, s->x_stride, t)->d);
         }
     }
 }
 
-PR_INLINE void span_tiles(int tiles, const pr__mm_span *s, uint32_t n_tokens) {
-    switch (n_tokens) {
-    case 1: span_of(tiles, 1, s); break;
-    case 2: span_of(tiles, 2, s); break;
-    case 3: span_of(tiles, 3, s); break;
-    case 4: span_of(tiles, 4, s); break;
-    case 5: span_of(tiles, 5, s); break;
-    case 6: span_of(tiles, 6, s); break;
-    }
-}
-
-static void span(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    if (n_tiles == 2) {
-        span_tiles(2, s, n_tokens);
-    } else {
-        span_tiles(1, s, n_tokens);
-    }
-}
+#include "kernels/avx512/blocks.inc"
 
 void pr__avx512_planes_fp16_q13(const pr_plane_args *args) {
     static const pr__plane_plan plan = {
         .level = PR_PLANE_P16,
-        .x_block = sizeof(pr_qblock13),
+        .x_block = X_BLOCK,
         .tiles = 1,
         .tokens = TOKENS_FEW,
         .direct = direct,
         .panel_tiles = 2,
         .panel_tokens = TOKENS,
-        .panel_block = PANEL_BLOCK,
+        .panel_block = W_BLOCK,
         .decode = decode,
         .span = span,
         .finish = plane_finish,

@@ -7,9 +7,10 @@
  * float scales, which is then multiplied as pack Q8 is.
  */
 #include "kernels/avx512/avx512.h"
+#include "kernels/avx512/blocks.h"
 #include "kernels/avx512/planes.h"
 
-enum { TOKENS_FEW = 8, TOKENS = 6, PANEL_BLOCK = 64 + 512 };
+enum { TOKENS_FEW = 8, TOKENS = 6, W_BLOCK = 64 + 512, X_BLOCK = sizeof(pr_qblock) };
 
 PR_INLINE const pr_qblock *block_of(const uint8_t *x, size_t x_stride, int t) {
     return (const pr_qblock *)(const void *)(x + (size_t)t * x_stride);
@@ -23,7 +24,7 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
         acc[t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(s->y + (size_t)t * s->y_stride);
     }
     const uint8_t *x = s->x;
-    for (size_t b = 0; b < s->n_blocks; b++, x += sizeof(pr_qblock)) {
+    for (size_t b = 0; b < s->n_blocks; b++, x += X_BLOCK) {
         __m512i isum[TOKENS_FEW];
         plane_prefetch(level, &soon, b);
         for (int t = 0; t < tokens; t++) {
@@ -41,8 +42,7 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
         }
         __m512 scales = plane_scales(&at, b);
         for (int t = 0; t < tokens; t++) {
-            __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(block_of(x, s->x_stride, t)->d));
-            acc[t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[t]), scale, acc[t]);
+            acc[t] = add_scaled(acc[t], isum[t], scales, block_of(x, s->x_stride, t)->d);
         }
     }
     __m512 rows = plane_rows(s, 0);
@@ -84,7 +84,7 @@ static void direct_int8(const pr__plane_span *s, uint32_t n_tiles, uint32_t n_to
 
 PR_INLINE void decode(pr_plane level, const pr__plane_span *s, uint32_t i, uint8_t *panel) {
     const plane_tables tables = plane_tables_of(level, s->book, 0x80);
-    for (size_t b = 0; b < s->n_blocks; b++, panel += PANEL_BLOCK) {
+    for (size_t b = 0; b < s->n_blocks; b++, panel += W_BLOCK) {
         _mm512_store_ps(panel, plane_scales(&s->at[i], b));
         for (size_t g = 0; g < 2; g++) {
             __m512i w[4];
@@ -103,86 +103,52 @@ static void decode_int4(const pr__plane_span *s, uint32_t i, uint8_t *panel) { d
 static void decode_int8(const pr__plane_span *s, uint32_t i, uint8_t *panel) { decode(PR_PLANE_P8, s, i, panel); }
 
 /* Of the next run, which has planes as far as the level reads. */
-PR_INLINE void ask_for(const pr__plane_run *run, size_t b) {
-    plane_prefetch(run->plane[PR_PLANE_P8] ? PR_PLANE_P8 : run->plane[PR_PLANE_P4] ? PR_PLANE_P4 : PR_PLANE_P2, run, b);
+PR_INLINE void ask_ahead(int tiles, const pr__mm_span *s, const uint8_t *w, uint32_t b) {
+    (void)w;
+    for (int i = 0; i < tiles && s->soon; i++) {
+        const uint8_t *const *plane = s->soon[i].plane;
+        plane_prefetch(plane[PR_PLANE_P8]   ? PR_PLANE_P8
+                       : plane[PR_PLANE_P4] ? PR_PLANE_P4
+                                            : PR_PLANE_P2,
+                       &s->soon[i], b);
+    }
 }
 
-PR_INLINE void span_of(int tiles, int tokens, const pr__mm_span *s) {
-    __m512 acc[PR__PLANE_TILES][TOKENS];
-    for (int i = 0; i < tiles; i++) {
-        for (int t = 0; t < tokens; t++) {
-            const float *y = s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS;
-            acc[i][t] = s->first ? _mm512_setzero_ps() : _mm512_loadu_ps(y);
-        }
-    }
-    const uint8_t *w = s->w, *x = s->x;
-    for (uint32_t b = 0; b < s->n_units; b++, w += PANEL_BLOCK, x += sizeof(pr_qblock)) {
-        for (int i = 0; i < tiles && s->soon; i++) {
-            ask_for(&s->soon[i], b);
-        }
-        __m512i isum[PR__PLANE_TILES][TOKENS];
-        for (int t = 0; t < tokens; t++) {
-            for (int i = 0; i < tiles; i++) {
-                isum[i][t] = _mm512_set1_epi32(block_of(x, s->x_stride, t)->bias);
-            }
-        }
-        for (int g = 0; g < 8; g++) {
-            __m512i wg[PR__PLANE_TILES];
-            for (int i = 0; i < tiles; i++) {
-                wg[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * g);
-            }
-            for (int t = 0; t < tokens; t++) {
-                __m512i xg = broadcast_4(block_of(x, s->x_stride, t)->q + 4 * g);
-                for (int i = 0; i < tiles; i++) {
-                    isum[i][t] = _mm512_dpbusd_epi32(isum[i][t], wg[i], xg);
-                }
-            }
-        }
+PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
+                        __m512i (*isum)[BLOCK_TOKENS]) {
+    start_biased(tiles, tokens, s, x, isum);
+    for (int g = 0; g < 8; g++) {
+        __m512i wg[PR__PLANE_TILES];
         for (int i = 0; i < tiles; i++) {
-            __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
-            for (int t = 0; t < tokens; t++) {
-                __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(block_of(x, s->x_stride, t)->d));
-                acc[i][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(isum[i][t]), scale, acc[i][t]);
-            }
+            wg[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * g);
         }
+        add_dots(tiles, tokens, s, x, g, wg, isum);
     }
+}
+
+PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
+                   __m512i (*isum)[BLOCK_TOKENS], __m512 (*acc)[BLOCK_TOKENS]) {
     for (int i = 0; i < tiles; i++) {
+        __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
         for (int t = 0; t < tokens; t++) {
-            _mm512_storeu_ps(s->y + (size_t)t * s->y_stride + i * PR_TILE_ROWS, acc[i][t]);
+            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, q8_at(s, x, t)->d);
         }
     }
 }
 
-PR_INLINE void span_tiles(int tiles, const pr__mm_span *s, uint32_t n_tokens) {
-    switch (n_tokens) {
-    case 1: span_of(tiles, 1, s); break;
-    case 2: span_of(tiles, 2, s); break;
-    case 3: span_of(tiles, 3, s); break;
-    case 4: span_of(tiles, 4, s); break;
-    case 5: span_of(tiles, 5, s); break;
-    case 6: span_of(tiles, 6, s); break;
-    }
-}
-
-static void span(const pr__mm_span *s, uint32_t n_tiles, uint32_t n_tokens) {
-    if (n_tiles == 2) {
-        span_tiles(2, s, n_tokens);
-    } else {
-        span_tiles(1, s, n_tokens);
-    }
-}
+#include "kernels/avx512/blocks.inc"
 
 static void walk(const pr_plane_args *args, pr_plane level, pr__plane_span_fn *direct_fn,
                  pr__plane_decode_fn *decode_fn) {
     const pr__plane_plan plan = {
         .level = level,
-        .x_block = sizeof(pr_qblock),
+        .x_block = X_BLOCK,
         .tiles = 1,
         .tokens = TOKENS_FEW,
         .direct = direct_fn,
         .panel_tiles = 2,
         .panel_tokens = TOKENS,
-        .panel_block = PANEL_BLOCK,
+        .panel_block = W_BLOCK,
         .decode = decode_fn,
         .span = span,
         .finish = plane_finish,
