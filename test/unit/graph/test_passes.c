@@ -16,7 +16,7 @@
 #include "base/mem.h"
 #include "kernels/pack.h"
 #include "model/model.h"
-#include "support/rig.h"
+#include "support/elastic.h"
 
 enum { LAYERS = 3, ALL_PASSES = 255 };
 
@@ -247,6 +247,39 @@ static void layout_quantizes_each_input_once(void **state) {
     close_model(&l);
 }
 
+/* A level moves while a model runs: where the highest one reads 13 bits and the others 8, inputs are kept as both. */
+static void layout_keeps_inputs_of_planes_in_both_forms(void **state) {
+    (void)state;
+    const uint32_t passes = PR_PASS_LAYOUT | PR_PASS_NORM | PR_PASS_DEAD;
+    lowered l;
+    const char *path = elastic_model(&(llama_gguf){.n_layers = LAYERS, .type = PR_F16}, "both.gguf");
+    lower_file(path, PR_PASS_LAYOUT | PR_PASS_DEAD, false, &l);
+    assert_int_equal(count_form(&l.g, PR_OP_QUANT, PR_FORM_BOTH), 4 * LAYERS + 1);
+    assert_int_equal(count(&l.g, PR_OP_QUANT), 4 * LAYERS + 1);
+    close_model(&l);
+    lower_file(path, passes, false, &l); /* whoever makes the row makes both */
+    assert_int_equal(count_form(&l.g, PR_OP_NORM, PR_FORM_BOTH), 2 * LAYERS);
+    assert_int_equal(count_form(&l.g, PR_OP_GATE, PR_FORM_BOTH), LAYERS);
+    assert_int_equal(count_form(&l.g, PR_OP_NORM, PR_FORM_Q8) + count_form(&l.g, PR_OP_QUANT, PR_FORM_Q8), 0);
+    close_model(&l);
+    lower_file(path, passes, true, &l); /* exact: floats */
+    for (uint32_t i = 0; i < l.g.n_nodes; i++) assert_int_equal(l.g.nodes[i].form, PR_FORM_F32);
+    close_model(&l);
+    /* Three planes: no level reads 13 bits. */
+    path = elastic_model(&(llama_gguf){.n_layers = LAYERS, .type = PR_Q8_0}, "eight.gguf");
+    lower_file(path, passes, false, &l);
+    assert_int_equal(count_form(&l.g, PR_OP_NORM, PR_FORM_Q8), 2 * LAYERS);
+    for (uint32_t i = 0; i < l.g.n_nodes; i++) assert_int_not_equal(l.g.nodes[i].form, PR_FORM_BOTH);
+    close_model(&l);
+    /* One matrix of four planes is enough for an input that others share. */
+    path = elastic_model(&(llama_gguf){.n_layers = LAYERS, .type = PR_Q8_0, .other = "attn_v", .other_type = PR_F16},
+                         "v.gguf");
+    lower_file(path, passes, false, &l);
+    assert_int_equal(count_form(&l.g, PR_OP_NORM, PR_FORM_BOTH), LAYERS);
+    assert_int_equal(count_form(&l.g, PR_OP_NORM, PR_FORM_Q8), LAYERS);
+    close_model(&l);
+}
+
 static void norm_lets_the_maker_write_blocks(void **state) {
     (void)state;
     const uint32_t passes = PR_PASS_LAYOUT | PR_PASS_NORM | PR_PASS_DEAD;
@@ -325,9 +358,9 @@ static void check_graph(const pr_graph *g, uint32_t n_vocab, bool exact) {
             if (from->op == PR_OP_WEIGHT || from->op == PR_OP_CONST || n->op == PR_OP_ROWS) continue;
             bool table = n->op == PR_OP_ROPE && j == 1;
             if (from->rows != PR_ROWS_ONE && !table) assert_int_equal(from->rows, n->rows);
-            if (from->form == PR_FORM_Q8) assert_true(n->op == PR_OP_MATMUL && j == 0);
+            if (from->form != PR_FORM_F32) assert_true(n->op == PR_OP_MATMUL && j == 0);
         }
-        if (n->form == PR_FORM_Q8) assert_int_equal(n->cols % PR_BLOCK, 0);
+        if (n->form != PR_FORM_F32) assert_int_equal(n->cols % PR_BLOCK, 0);
         if (n->op == PR_OP_SLICE) assert_true(n->attr.first + n->cols <= g->nodes[n->in[0]].cols);
         if (n->op != PR_OP_MATMUL) continue;
         uint32_t n_in = 1u + n->attr.n_mats * (n->attr.bias ? 2u : 1u) + n->attr.residual, cols = 0;
@@ -336,7 +369,7 @@ static void check_graph(const pr_graph *g, uint32_t n_vocab, bool exact) {
             const pr_node *w = &g->nodes[n->in[1 + m]];
             bool q8 = pr_matrix_wants_q8(w->tensor, exact);
             assert_int_equal(w->cols, g->nodes[n->in[0]].cols);
-            if (g->nodes[n->in[0]].form == PR_FORM_Q8) assert_true(q8);
+            if (g->nodes[n->in[0]].form != PR_FORM_F32) assert_true(q8);
             assert_int_equal(q8, pr_matrix_wants_q8(g->nodes[n->in[1]].tensor, exact));
             cols += w->mat_rows;
         }
@@ -356,8 +389,8 @@ static void every_combination_leaves_a_graph(void **state) {
         {.n_layers = 1, .type = PR_Q8_0, .other = "ffn_up", .other_type = PR_F32, .ff_bias = true},
         {.n_layers = 2, .type = PR_Q8_0, .n_ff = 100, .n_heads = 4, .n_kv_heads = 4, .head_dim = 24},
     };
-    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
-        const char *path = rig_model(&models[m], "m.gguf");
+    for (size_t m = 0; m < 1 + sizeof models / sizeof *models; m++) {
+        const char *path = m == 0 ? elastic_model(&models[2], "m.planes.gguf") : rig_model(&models[m - 1], "m.gguf");
         for (uint32_t passes = 0; passes <= ALL_PASSES; passes++) {
             lowered l;
             bool exact = passes % 3 == 0;
@@ -415,6 +448,7 @@ int main(void) {
         cmocka_unit_test(qkv_makes_matmuls_of_one_input_into_one),
         cmocka_unit_test(residual_adds_inside_the_matmul),
         cmocka_unit_test(layout_quantizes_each_input_once),
+        cmocka_unit_test(layout_keeps_inputs_of_planes_in_both_forms),
         cmocka_unit_test(norm_lets_the_maker_write_blocks),
         cmocka_unit_test(dead_removes_what_nobody_reads),
         cmocka_unit_test(all_passes_leave_eleven_operations_a_layer),
