@@ -11,9 +11,9 @@
  *
  * What the errors of a whole row do to a block is a sum of three: of the columns before it, its own, and those after it.
  * Rounds go through the blocks from left to right and from right to left in turn, because then one side needs no product:
- * what the columns before a block do to it was found when the round from the left came there, and they
- * have not moved since (the observation of Conrad and Wallach for symmetric relaxation, 1979). Neither has one side
- * when the loss is summed, and as H is symmetric one side is enough for it. So all rounds but the first cost half.
+ * what the columns before a block do to it was found when the round from the left came there, and they have not moved
+ * when the one from the right comes (the observation of Conrad and Wallach for symmetric relaxation, 1979). So all rounds
+ * but the first cost half. The loss needs one side only, as H is symmetric, and the last round leaves it.
  *
  * Loops over lanes have constant bounds and no calls, for the sake of the vectorizer.
  */
@@ -388,7 +388,8 @@ PR_CLONES static void add_block(float *restrict g, const float *restrict by) {
 static void gradient(pr__rows *rows, const pr__pass *pass, uint32_t first, bool from_left, float *g) {
     effect_own(rows, pass, first, pass->full, g);
     if (!pass->full) return;
-    float new[PR_BLOCK * PAIR], *side = rows->side + (size_t)first *PAIR;
+    float new[PR_BLOCK * PAIR];
+    float *side = rows->side + (size_t)first * PAIR;
     if (rows->known == PR__NO_SIDE) effect_after(rows, pass, first, side);
     add_block(g, side);
     (from_left ? effect_before : effect_after)(rows, pass, first, new);
