@@ -179,8 +179,8 @@ typedef struct pr_elastic_info {
     uint32_t target;               /* where a move is going; the cursor when none is under way */
     double bits_per_weight;        /* of packed matrices, at the cursor: plane bytes, scales and padding */
     double kl;                     /* expected KL against the source in nats a token, from the file's table */
-    bool kl_measured;              /* that; false: a guess, by kinds of matrices or from lower levels */
-    uint32_t measured_to;          /* kl is measured up to this cursor; 0: nowhere */
+    bool kl_measured;              /* this one; false: a guess, by kinds of matrices or from lower cursors */
+    bool measured;                 /* at the least some cursors' is measured */
     bool int2_usable;              /* at int2 it was measured and is at most PR_KL_USABLE */
     size_t bytes, bytes_min, bytes_max;
     size_t level_bytes[PR_LEVELS]; /* at each level; those above the top repeat it */

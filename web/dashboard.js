@@ -245,7 +245,7 @@ function elasticCard(m) {
         level.replaceChildren(levelMark(now.level), now.level);
         facts.textContent = [`${bytes(now.weight_bytes)} of weights`, `${now.bits_per_weight.toFixed(1)} bits a weight`,
             `step ${count(now.cursor)} of ${count(now.increments)}${now.target !== now.cursor ? `, going to ${count(now.target)}` : ""}`,
-            Number.isFinite(now.kl_expected) ? `expected KL ${now.kl_expected.toPrecision(2)}${now.kl_measured === false ? ", a guess" : ""}` : "",
+            Number.isFinite(now.kl_expected) ? `expected KL ${now.kl_expected.toPrecision(2)}${now.kl_measured === false ? ", not measured" : ""}` : "",
             now.int2_usable === false && now.level === "int2" && !(now.kl_measured && now.kl_expected <= 2.5) ? "expect nonsense here: its int2 is poor" : "",
             now.requests ? `${now.requests} requests` : "idle"].filter(Boolean).join(" · ");
         paintPlanes(now);

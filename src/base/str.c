@@ -83,7 +83,7 @@ char *pr_str_take(pr_str *s) {
     return data;
 }
 
-/* ---- characters for people ---- */
+/* ---- unsafe characters ---- */
 
 /* A character that moves the cursor, ends the line, or changes the direction of what stands beside it. */
 static bool is_unsafe(int32_t cp) {

@@ -25,7 +25,7 @@ void pr_str_puts(pr_str *s, const char *text);
 void pr_str_printf(pr_str *s, const char *fmt, ...) PR_PRINTF(2, 3);
 void pr_str_vprintf(pr_str *s, const char *fmt, va_list args) PR_PRINTF(2, 0);
 /* Append text as a JSON string with quotes; invalid UTF-8 becomes U+FFFD, and what pr_text_safe() finds harmful to a terminal
- * is written as \u202e, too. */
+ * is escaped, as in \u202e. */
 void pr_str_json(pr_str *s, const char *text, size_t len);
 /* Append a line for people: what does not belong into one, coming from outside, is written as pr_text_safe() does. */
 void pr_str_line(pr_str *s, const char *fmt, ...) PR_PRINTF(2, 3);

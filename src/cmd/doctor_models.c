@@ -68,7 +68,7 @@ static void look_at_parts(pr_doctor *d, const char *dir) {
 
 /* Whether a model fits at its lowest level, with the context that the server gives it. */
 static void look_at_need(pr_doctor *d, const char *what, const char *path, const char *copied) {
-    char least[32], there[32];
+    char size[32], least[96], there[32];
     pr_estimate *estimate = NULL;
     pr_engine_info info;
     pr_elastic_info elastic;
@@ -84,18 +84,17 @@ static void look_at_need(pr_doctor *d, const char *what, const char *path, const
     uint64_t need = info.peak_bytes - info.weight_bytes + (elastic.elastic ? elastic.bytes_min : info.weight_bytes);
     uint64_t limit = pr_memory_limit(), available = pr_memory_available();
     if (d->settings.memory_bytes && d->settings.memory_bytes < limit) limit = d->settings.memory_bytes;
-    pr_format_bytes(least, sizeof least, need);
+    pr_format_bytes(size, sizeof size, need);
+    snprintf(least, sizeof least, "%s with a context of %u tokens", size, info.context_max);
     pr_format_bytes(there, sizeof there, need > limit ? limit : available);
     const char *smaller = elastic.elastic ? "a smaller context (PRECIS_CONTEXT_LENGTH), more memory, or a smaller model"
                                           : "`precis pack` makes a copy that can take less; or more memory";
     if (need > limit)
-        pr__doctor_tell(d, PR_BAD, what, smaller, "it takes %s at least, and only %s may be used", least, there);
+        pr__doctor_tell(d, PR_BAD, what, smaller, "it takes at least %s, and only %s may be used", least, there);
     else if (need > available)
         pr__doctor_tell(d, PR_NOTE, what, "end other programs before it is loaded",
-                        "it takes %s at least, and %s is available now", least, there);
-    else
-        pr__doctor_tell(d, PR_GOOD, what, NULL, "from %s on, a context of %u tokens counted%s", least, info.context_max,
-                        copied);
+                        "it takes at least %s, and %s is available now", least, there);
+    else pr__doctor_tell(d, PR_GOOD, what, NULL, "from %s%s", least, copied);
 }
 
 static void look_at_model(pr_doctor *d, const char *dir, const char *name) {

@@ -65,7 +65,7 @@ static void print_row(plan *p, const row *r, size_t budget, bool first) {
         pr_str_printf(s, "%-8s  %-10s  %9u  %8s  %8.2f  %6.4f  %8s  %s%s\n", r->name, pr__level_text(e), e->cursor,
                       pr_format_bytes(a, sizeof a, e->bytes), e->bits_per_weight, e->kl,
                       pr_format_bytes(b, sizeof b, r->info.peak_bytes), fits ? "fits" : "does not fit",
-                      e->measured_to && !e->kl_measured ? "; KL extrapolated" : "");
+                      e->measured && !e->kl_measured ? "; KL extrapolated" : "");
         return;
     }
     pr_str_puts(s, first ? "\n  " : ",\n  ");
@@ -141,7 +141,7 @@ static void print_choice(plan *p, const row *r) {
         pr__json_text(s, "why", text);
         pr__json_close(s);
     } else {
-        if (!r->elastic.measured_to)
+        if (!r->elastic.measured)
             pr_str_puts(
                 s, "KL is a guess: this file was packed without measuring. Below int4 it can be far too low: expect\n"
                    "nonsense there, not answers\n");

@@ -143,9 +143,9 @@ static void level_line(pr_str *s, pr_level level, const pr_elastic_info *e, bool
     if (!json) {
         pr_str_printf(s, "  %-10s  %8s  %5.2f bits  KL %.4f%s  %u increments\n", pr_level_name(level),
                       pr_format_bytes(size, sizeof size, e->bytes), e->bits_per_weight, e->kl,
-                      e->kl_measured   ? ""
-                      : e->measured_to ? " (extrapolated)"
-                                       : " (a guess)",
+                      e->kl_measured ? ""
+                      : e->measured  ? " (extrapolated)"
+                                     : " (a guess)",
                       e->cursor);
         if (*pr__level_caution(e)) pr_str_printf(s, "              %s\n", pr__level_caution(e));
         return;

@@ -71,9 +71,9 @@ static void describe_at(const struct pr_estimate *b, uint32_t cursor, pr_elastic
     out->bits_per_weight = bits_at(b->planes, cursor);
     out->kl = (double)b->planes->kl[cursor];
     uint32_t int2 = pr__levels_cursor(b, PR_LEVEL_INT2);
-    out->measured_to = b->planes->measured_to;
-    out->kl_measured = b->planes->n_measured > 0 && cursor <= out->measured_to;
-    out->int2_usable = b->planes->n_measured > 0 && (double)b->planes->kl[int2] <= PR_KL_USABLE;
+    out->measured = b->planes->n_measured > 0;
+    out->kl_measured = out->measured && cursor <= b->planes->measured_to;
+    out->int2_usable = out->measured && int2 <= b->planes->measured_to && (double)b->planes->kl[int2] <= PR_KL_USABLE;
     out->bytes = fixed + b->planes_at[cursor];
     out->bytes_min = fixed + b->planes_at[0];
     out->bytes_max = fixed + b->planes_at[n];

@@ -68,7 +68,7 @@ typedef struct pr__rows {
     float *w;        /* [cols][32] */
     float *d;        /* [2][2 tiles][cols][16]: decoded - w. Of levels p2 and p4, later of p8 and p16 */
     float *side;     /* [cols][64]: what the errors in d of the columns on one side of a column's block do to it: d H */
-    pr__side known;  /* which side, after a round of descent; none after anything else that changes d */
+    pr__side known;  /* which side, after a round of descent; none after what else changes d */
     uint8_t *code, *n;                              /* [cols][32] */
     int8_t *b;                                      /* [cols][32] */
     float *s2, *s4, *s8;                            /* [nb][32]: unit of c2, c4 and c8 + n */
@@ -107,7 +107,8 @@ void pr__rows_search(pr__rows *rows, const pr__pass *pass); /* s2, s4 for w as i
 void pr__rows_round(pr__rows *rows, uint32_t cols);         /* s2, s4 to their quanta */
 void pr__rows_feedback(pr__rows *rows,
                        const pr__pass *pass); /* codes with feedback; s2, s4 anew for what is to be met */
-/* One round of refit of scales and choice of codes: from the left first, then from the right, and so on. */
+/* One round of refit of scales and choice of codes: from the left first, then from the right, and so on. (Always from the left
+ * where only the diagonal counts.) */
 void pr__rows_descend(pr__rows *rows, const pr__pass *pass);
 /* p8 with feedback and p16: n, b; d becomes their errors. s8 is given. */
 void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refined *out);

@@ -1,9 +1,9 @@
 /*
  * The encoder's work on 32 rows: scales, codes, residuals.
  *
- * Every pass walks blocks of 32 columns, which are the groups of scales, from left to right. What all other columns mean
- * for a block is one product with 32 columns of H (or of its factor); inside the block, column by column, plain loops
- * over lanes keep it current. So products do the work that grows with the square of the columns.
+ * Every pass walks blocks of 32 columns, which are the groups of scales, from left to right, and descent the other way as
+ * well. What other columns mean for a block is a product with 32 columns of H (or of its factor); inside the block, column
+ * by column, plain loops over lanes keep it current. So products do the work that grows with the square of the columns.
  *
  * A round of descent takes a group at a time: first the best scale of each level for the codes as they are, all other
  * groups as they are, then each column's code anew. Solving for all scales of a row at once would need
@@ -366,9 +366,9 @@ static void effect_after(const pr__rows *rows, const pr__pass *pass, uint32_t fi
 }
 
 /* What a block's own errors do to it: all there is where only the diagonal counts. */
-PR_CLONES static void effect_own(const pr__rows *rows, const pr__pass *pass, uint32_t first, bool full, float *g) {
+PR_CLONES static void effect_own(const pr__rows *rows, const pr__pass *pass, uint32_t first, float *g) {
     const pr__hess *h = pass->hess;
-    if (full) {
+    if (pass->full) {
         effect(rows, pass, first, PR_BLOCK, first, g);
         return;
     }
@@ -386,7 +386,7 @@ PR_CLONES static void add_block(float *restrict g, const float *restrict by) {
 
 /* g[32][64] = d H: what the errors of all columns do to a block, in a round that comes from the left or else the right. */
 static void gradient(pr__rows *rows, const pr__pass *pass, uint32_t first, bool from_left, float *g) {
-    effect_own(rows, pass, first, pass->full, g);
+    effect_own(rows, pass, first, g);
     if (!pass->full) return;
     float new[PR_BLOCK * PAIR];
     float *side = rows->side + (size_t)first * PAIR;
@@ -582,13 +582,12 @@ void pr__rows_refine(pr__rows *rows, const pr__pass *pass, float k16, pr__refine
 
 PR_CLONES void pr__rows_loss(const pr__rows *rows, const pr__pass *pass, double out[2][PR__LANES]) {
     const pr__hess *h = pass->hess;
-    float g[PR_BLOCK * PAIR], side[PR_BLOCK * PAIR];
+    float g[PR_BLOCK * PAIR], before[PR_BLOCK * PAIR] = {0};
     double sums[PAIR] = {0};
     for (uint32_t first = 0; first < h->cols; first += PR_BLOCK) {
-        effect_own(rows, pass, first, h->h != NULL, g);
-        if (rows->known != PR__NO_SIDE) memcpy(side, rows->side + (size_t)first * PAIR, sizeof side);
-        else if (h->h) effect_before(rows, pass, first, side);
-        else memset(side, 0, sizeof side);
+        const float *side = rows->known == PR__NO_SIDE ? before : rows->side + (size_t)first * PAIR;
+        effect_own(rows, pass, first, g);
+        if (pass->full && side == before) effect_before(rows, pass, first, before);
         for (uint32_t i = 0; i < 2 * PR__TILES; i++) {
             const float *d = error_tile(rows, h->cols, i) + (size_t)first * PR_TILE_ROWS;
             for (uint32_t c = 0; c < PR_BLOCK; c++)

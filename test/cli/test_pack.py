@@ -18,9 +18,19 @@ out = path("out.gguf")
 # ---- fast ----
 r = precis("pack", source, "-o", out, "--fast")
 ok("pack --fast", r.code == 0 and os.path.exists(out)
-   and ["a guess" in line for line in r.out.splitlines()[1:4]] == [False, False, True], str(r))
+   and ["extrapolated" in line for line in r.out.splitlines()[1:4]] == [False, False, True], str(r))
 r = precis("show", out)
 ok("what comes out is a model", r.code == 0 and "planes" in r.out, str(r))
+
+
+def extrapolated(text):
+    return [name for name in ("int2", "int4", "int8") for line in text.splitlines()
+            if line.split()[:1] == [name] and "extrapolated" in line]
+
+
+ok("show says where KL was not measured", extrapolated(r.out) == ["int8"], str(r))
+r = precis("plan", out)
+ok("and so does plan", r.code == 0 and extrapolated(r.out) == ["int8"] and "a guess" not in r.out, str(r))
 r = precis("run", out, "--raw", "--temp", "0", "-n", "8", "Once upon a time")
 ok("it answers", r.code == 0 and len(r.out) > 4, str(r))
 r = precis("pack", "small", "--fast", "--json", path("two.gguf"))

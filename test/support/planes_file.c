@@ -195,6 +195,7 @@ pr_status planes_file_try(const planes_file *spec, const char *path, pr_err *err
     pr_gguf_meta_str(w, "general.architecture", "none");
     pr_planes_describe(w, &set);
     pr_gguf_meta_str(w, "precis.source", "nothing");
+    pr_gguf_meta_i32s(w, PLANES_FILE_OLDER, &(int32_t){2}, 1);
     pr_gguf_tensor(w, "kept", PR_F32, 1, dims);
     pr_planes_describe_tensors(w, &set);
     status = write_data(spec, &set, w, err);

@@ -12,6 +12,9 @@
 
 enum { PLANES_FILE_TENSORS_MAX = 8 };
 
+/* What older files have as precis.kl.measured: 2, and no second number. */
+#define PLANES_FILE_OLDER "precis.kl.measuree"
+
 typedef struct planes_file {
     uint32_t n_tensors; /* up to PLANES_FILE_TENSORS_MAX; they are named "m0", "m1", ... */
     struct {

@@ -10,9 +10,9 @@
 
 enum { BLOCK_TOKENS = 12 }; /* at most in a span */
 
-/* The block at x of token t. */
-PR_INLINE const pr_qblock *q8_at(const pr__mm_span *s, const uint8_t *x, int t) {
-    return (const pr_qblock *)(const void *)(x + (size_t)t * s->x_stride);
+/* The block of token t that x is for token 0. */
+PR_INLINE const pr_qblock *q8_at(const uint8_t *x, size_t x_stride, int t) {
+    return (const pr_qblock *)(const void *)(x + (size_t)t * x_stride);
 }
 
 /* acc + sums * (scales * d). */
@@ -25,7 +25,7 @@ PR_INLINE void start_biased(int tiles, int tokens, const pr__mm_span *s, const u
                             __m512i (*isum)[BLOCK_TOKENS]) {
     for (int t = 0; t < tokens; t++) {
         for (int i = 0; i < tiles; i++) {
-            isum[i][t] = _mm512_set1_epi32(q8_at(s, x, t)->bias);
+            isum[i][t] = _mm512_set1_epi32(q8_at(x, s->x_stride, t)->bias);
         }
     }
 }
@@ -34,7 +34,7 @@ PR_INLINE void start_biased(int tiles, int tokens, const pr__mm_span *s, const u
 PR_INLINE void add_dots(int tiles, int tokens, const pr__mm_span *s, const uint8_t *x, int g, const __m512i *w,
                         __m512i (*isum)[BLOCK_TOKENS]) {
     for (int t = 0; t < tokens; t++) {
-        __m512i xg = broadcast_4(q8_at(s, x, t)->q + 4 * g);
+        __m512i xg = broadcast_4(q8_at(x, s->x_stride, t)->q + 4 * g);
         for (int i = 0; i < tiles; i++) {
             isum[i][t] = _mm512_dpbusd_epi32(isum[i][t], w[i], xg);
         }

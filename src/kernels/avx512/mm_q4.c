@@ -7,13 +7,6 @@
 
 enum { W_BLOCK = PR_Q4_BLOCK_BYTES };
 
-PR_INLINE void ask_ahead(int tiles, const pr__mm_span *s, const uint8_t *w, uint32_t b) {
-    (void)b;
-    for (int i = 0; i < tiles; i++) {
-        prefetch(w + (size_t)i * s->w_stride + s->ahead, PR_Q4_BLOCK_BYTES);
-    }
-}
-
 PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
                         __m512i (*isum)[BLOCK_TOKENS]) {
     const __m512i nibble = _mm512_set1_epi8(15);
@@ -30,7 +23,7 @@ PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8
             hi[i] = _mm512_and_si512(_mm512_srli_epi16(both, 4), nibble);
         }
         for (int t = 0; t < tokens; t++) {
-            const pr_qblock *xb = q8_at(s, x, t);
+            const pr_qblock *xb = q8_at(x, s->x_stride, t);
             __m512i x_lo = broadcast_4(xb->q + 4 * g), x_hi = broadcast_4(xb->q + 16 + 4 * g);
             for (int i = 0; i < tiles; i++) {
                 isum[i][t] = _mm512_dpbusd_epi32(isum[i][t], lo[i], x_lo);
@@ -45,7 +38,7 @@ PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w
     for (int i = 0; i < tiles; i++) {
         __m512 d = load_f16(w + (size_t)i * s->w_stride), m = load_f16(w + (size_t)i * s->w_stride + 32);
         for (int t = 0; t < tokens; t++) {
-            const pr_qblock *xb = q8_at(s, x, t);
+            const pr_qblock *xb = q8_at(x, s->x_stride, t);
             acc[i][t] = add_scaled(acc[i][t], isum[i][t], d, xb->d);
             acc[i][t] = _mm512_fmadd_ps(m, _mm512_set1_ps(xb->ds), acc[i][t]);
         }

@@ -11,13 +11,6 @@
 
 enum { W_BLOCK = PR_Q8_BLOCK_BYTES };
 
-PR_INLINE void ask_ahead(int tiles, const pr__mm_span *s, const uint8_t *w, uint32_t b) {
-    (void)b;
-    for (int i = 0; i < tiles; i++) {
-        prefetch(w + (size_t)i * s->w_stride + s->ahead, PR_Q8_BLOCK_BYTES);
-    }
-}
-
 PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
                         __m512i (*isum)[BLOCK_TOKENS]) {
     const __m512i flip = _mm512_set1_epi8(-128);
@@ -36,7 +29,7 @@ PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w
     for (int i = 0; i < tiles; i++) {
         __m512 d = load_f16(w + (size_t)i * s->w_stride);
         for (int t = 0; t < tokens; t++) {
-            acc[i][t] = add_scaled(acc[i][t], isum[i][t], d, q8_at(s, x, t)->d);
+            acc[i][t] = add_scaled(acc[i][t], isum[i][t], d, q8_at(x, s->x_stride, t)->d);
         }
     }
 }

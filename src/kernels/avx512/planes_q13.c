@@ -12,7 +12,7 @@
 
 enum { TOKENS_FEW = 8, TOKENS = 6, W_BLOCK = 64 + 1024, X_BLOCK = sizeof(pr_qblock13) };
 
-PR_INLINE const pr_qblock13 *block_of(const uint8_t *x, size_t x_stride, int t) {
+PR_INLINE const pr_qblock13 *q13_at(const uint8_t *x, size_t x_stride, int t) {
     return (const pr_qblock13 *)(const void *)(x + (size_t)t * x_stride);
 }
 
@@ -38,7 +38,7 @@ PR_INLINE void direct_of(int tokens, const pr__plane_span *s) {
                 __m512i w[2];
                 plane_words(&p, bytes[f], plane_low(&at, b, 4 * g + f), w);
                 for (int t = 0; t < tokens; t++) {
-                    const int16_t *q = block_of(x, s->x_stride, t)->q + 16 * g + 4 * f;
+                    const int16_t *q = q13_at(x, s->x_stride, t)->q + 16 * g + 4 * f;
                     isum[t] = _mm512_dpwssd_epi32(isum[t], w[0], broadcast_4(q));
                     isum[t] = _mm512_dpwssd_epi32(isum[t], w[1], broadcast_4(q + 2));
                 }
@@ -46,7 +46,7 @@ PR_INLINE void direct_of(int tokens, const pr__plane_span *s) {
         }
         __m512 scales = plane_scales(&at, b);
         for (int t = 0; t < tokens; t++) {
-            acc[t] = add_scaled(acc[t], isum[t], scales, block_of(x, s->x_stride, t)->d);
+            acc[t] = add_scaled(acc[t], isum[t], scales, q13_at(x, s->x_stride, t)->d);
         }
     }
     __m512 rows = plane_rows(s, 0);
@@ -111,7 +111,7 @@ PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8
             wp[i] = _mm512_load_si512(w + (size_t)i * s->w_stride + 64 + 64 * pair);
         }
         for (int t = 0; t < tokens; t++) {
-            __m512i xp = broadcast_4(block_of(x, s->x_stride, t)->q + 2 * pair);
+            __m512i xp = broadcast_4(q13_at(x, s->x_stride, t)->q + 2 * pair);
             for (int i = 0; i < tiles; i++) {
                 isum[i][t] = _mm512_dpwssd_epi32(isum[i][t], wp[i], xp);
             }
@@ -124,7 +124,7 @@ PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w
     for (int i = 0; i < tiles; i++) {
         __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
         for (int t = 0; t < tokens; t++) {
-            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, block_of(x, s->x_stride, t)->d);
+            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, q13_at(x, s->x_stride, t)->d);
         }
     }
 }

@@ -12,10 +12,6 @@
 
 enum { TOKENS_FEW = 8, TOKENS = 6, W_BLOCK = 64 + 512, X_BLOCK = sizeof(pr_qblock) };
 
-PR_INLINE const pr_qblock *block_of(const uint8_t *x, size_t x_stride, int t) {
-    return (const pr_qblock *)(const void *)(x + (size_t)t * x_stride);
-}
-
 PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
     const plane_tables tables = plane_tables_of(level, s->book, 0x80);
     const pr__plane_run at = s->at[0], soon = s->soon[0];
@@ -28,13 +24,13 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
         __m512i isum[TOKENS_FEW];
         plane_prefetch(level, &soon, b);
         for (int t = 0; t < tokens; t++) {
-            isum[t] = _mm512_set1_epi32(block_of(x, s->x_stride, t)->bias);
+            isum[t] = _mm512_set1_epi32(q8_at(x, s->x_stride, t)->bias);
         }
         for (size_t g = 0; g < 2; g++) {
             __m512i w[4];
             plane_bytes(level, &tables, &at, b, g, w);
             for (int t = 0; t < tokens; t++) {
-                const int8_t *q = block_of(x, s->x_stride, t)->q + 16 * g;
+                const int8_t *q = q8_at(x, s->x_stride, t)->q + 16 * g;
                 for (int f = 0; f < 4; f++) {
                     isum[t] = _mm512_dpbusd_epi32(isum[t], w[f], broadcast_4(q + 4 * f));
                 }
@@ -42,7 +38,7 @@ PR_INLINE void direct_of(pr_plane level, int tokens, const pr__plane_span *s) {
         }
         __m512 scales = plane_scales(&at, b);
         for (int t = 0; t < tokens; t++) {
-            acc[t] = add_scaled(acc[t], isum[t], scales, block_of(x, s->x_stride, t)->d);
+            acc[t] = add_scaled(acc[t], isum[t], scales, q8_at(x, s->x_stride, t)->d);
         }
     }
     __m512 rows = plane_rows(s, 0);
@@ -131,7 +127,7 @@ PR_INLINE void add(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w
     for (int i = 0; i < tiles; i++) {
         __m512 scales = _mm512_load_ps(w + (size_t)i * s->w_stride);
         for (int t = 0; t < tokens; t++) {
-            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, q8_at(s, x, t)->d);
+            acc[i][t] = add_scaled(acc[i][t], isum[i][t], scales, q8_at(x, s->x_stride, t)->d);
         }
     }
 }

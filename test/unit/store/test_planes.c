@@ -398,9 +398,31 @@ static void wrong_units_are_named(void **state) {
     bent(levels, 3, 18, levels);
     bent(levels, 1, 17, levels); /* not ascending */
     bent(levels, 0, UINT32_MAX, levels);
+    bent(measured, -2, 6, measured);
     bent(measured, 0, UINT32_MAX, "precis.kl.measured: -1 of");
     bent(measured, 1, 18, "precis.kl.measured: up to 18 of 17");
     bent(measured, 1, UINT32_MAX, "precis.kl.measured: up to -1 of");
+}
+
+/* Older files do not say how far their KL was measured: to the top. */
+static void older_files_are_read(void **state) {
+    (void)state;
+    static const char *const swapped[] = {"precis.kl.measured", PLANES_FILE_OLDER};
+    const char *path = rig_path("p.gguf");
+    pr_err err = {0};
+    pr_model_file *f;
+    size_t n, at[2];
+    planes_file_write(&planes_file_small, path);
+    uint8_t *data = load(path, &n);
+    for (int i = 0; i < 2; i++) at[i] = value_at(data, n, swapped[i], true);
+    for (int i = 0; i < 2; i++) data[at[i] - 17] ^= 1;
+    save(path, data, n);
+    pr_free(data);
+    if (pr_model_file_open(path, &f, &err)) fail_msg("%s", err.text);
+    const pr_plane_set *set = pr_model_file_planes(f);
+    assert_int_equal(set->n_measured, 2);
+    assert_int_equal(set->measured_to, set->n_increments);
+    pr_model_file_close(f);
 }
 
 /* The name of one tensor changed: m0.p8 is missing and another one is there. */
@@ -464,8 +486,8 @@ int main(void) {
         cmocka_unit_test(short_reads_are_put_together),  cmocka_unit_test(read_errors_name_the_tensor),
         cmocka_unit_test(changed_bytes_are_found),       cmocka_unit_test(cut_files_are_refused),
         cmocka_unit_test(wrong_keys_are_named),          cmocka_unit_test(wrong_matrices_are_named),
-        cmocka_unit_test(wrong_units_are_named),         cmocka_unit_test(wrong_plane_tensors_are_named),
-        cmocka_unit_test(stray_tensors_are_named),
+        cmocka_unit_test(wrong_units_are_named),         cmocka_unit_test(older_files_are_read),
+        cmocka_unit_test(wrong_plane_tensors_are_named), cmocka_unit_test(stray_tensors_are_named),
     };
     return cmocka_run_group_tests(tests, rig_setup, rig_teardown);
 }
