@@ -29,7 +29,7 @@ static void frames_deltas(void **state) {
     pr_sse_delta(&s, &head, "a\n\"\\\x01\xe2\x80\xa8\xff!", 10, &tail);
     pr_sse_done(&s);
     assert_true(pr_str_ok(&s));
-    assert_string_equal(s.data, "data: {\"delta\":{\"content\":\"a\\n\\\"\\\\\\u0001\xe2\x80\xa8\xef\xbf\xbd!\"}}\n\n"
+    assert_string_equal(s.data, "data: {\"delta\":{\"content\":\"a\\n\\\"\\\\\\u0001\\u2028\xef\xbf\xbd!\"}}\n\n"
                                 "data: [DONE]\n\n");
     pr_str_free(&s);
     pr_str_free(&head);
