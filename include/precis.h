@@ -180,7 +180,7 @@ typedef struct pr_elastic_info {
     double bits_per_weight;        /* of packed matrices, at the cursor: plane bytes, scales and padding */
     double kl;                     /* expected KL against the source in nats a token, from the file's table */
     bool kl_measured;              /* this one; false: a guess, by kinds of matrices or from lower cursors */
-    bool measured;                 /* at the least some cursors' is measured */
+    bool measured;                 /* some cursors' is; false: all of it is a guess by kinds of matrices */
     bool int2_usable;              /* at int2 it was measured and is at most PR_KL_USABLE */
     size_t bytes, bytes_min, bytes_max;
     size_t level_bytes[PR_LEVELS]; /* at each level; those above the top repeat it */

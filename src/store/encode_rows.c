@@ -388,13 +388,11 @@ PR_CLONES static void add_block(float *restrict g, const float *restrict by) {
 static void gradient(pr__rows *rows, const pr__pass *pass, uint32_t first, bool from_left, float *g) {
     effect_own(rows, pass, first, g);
     if (!pass->full) return;
-    float new[PR_BLOCK * PAIR];
     float *side = rows->side + (size_t)first * PAIR;
     if (rows->known == PR__NO_SIDE) effect_after(rows, pass, first, side);
     add_block(g, side);
-    (from_left ? effect_before : effect_after)(rows, pass, first, new);
-    add_block(g, new);
-    memcpy(side, new, sizeof new);
+    (from_left ? effect_before : effect_after)(rows, pass, first, side); /* for the next round */
+    add_block(g, side);
 }
 
 /* Entries of the codebooks that a block's codes stand for: v[32][64]. */

@@ -60,7 +60,7 @@ typedef struct pr_plane_set {
     uint32_t n_planes;                     /* most of any tensor: the top level is n_planes - 1 */
     uint64_t n_weights;                    /* in packed matrices */
     uint32_t n_measured;                   /* measurements that kl rests on; 0, also of older files: it is a guess */
-    uint32_t measured_to; /* kl[0 .. measured_to] does, the rest is extrapolated; 0 without measurements */
+    uint32_t measured_to;                  /* kl[0 .. measured_to] does, the rest is extrapolated */
 } pr_plane_set;
 
 /* The planes of an open file; NULL when it is an ordinary model. */

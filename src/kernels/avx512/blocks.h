@@ -20,6 +20,14 @@ PR_INLINE __m512 add_scaled(__m512 acc, __m512i sums, __m512 scales, float d) {
     return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(scales, _mm512_set1_ps(d)), acc);
 }
 
+PR_INLINE void start_zero(int tiles, int tokens, __m512i (*isum)[BLOCK_TOKENS]) {
+    for (int i = 0; i < tiles; i++) {
+        for (int t = 0; t < tokens; t++) {
+            isum[i][t] = _mm512_setzero_si512();
+        }
+    }
+}
+
 /* For weights that are 128 too large. */
 PR_INLINE void start_biased(int tiles, int tokens, const pr__mm_span *s, const uint8_t *x,
                             __m512i (*isum)[BLOCK_TOKENS]) {

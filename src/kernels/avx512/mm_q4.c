@@ -10,11 +10,7 @@ enum { W_BLOCK = PR_Q4_BLOCK_BYTES };
 PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
                         __m512i (*isum)[BLOCK_TOKENS]) {
     const __m512i nibble = _mm512_set1_epi8(15);
-    for (int i = 0; i < tiles; i++) {
-        for (int t = 0; t < tokens; t++) {
-            isum[i][t] = _mm512_setzero_si512();
-        }
-    }
+    start_zero(tiles, tokens, isum);
     for (int g = 0; g < 4; g++) {
         __m512i lo[2], hi[2];
         for (int i = 0; i < tiles; i++) {

@@ -100,11 +100,7 @@ PR_INLINE void ask_ahead(int tiles, const pr__mm_span *s, const uint8_t *w, uint
 
 PR_INLINE void products(int tiles, int tokens, const pr__mm_span *s, const uint8_t *w, const uint8_t *x,
                         __m512i (*isum)[BLOCK_TOKENS]) {
-    for (int i = 0; i < tiles; i++) {
-        for (int t = 0; t < tokens; t++) {
-            isum[i][t] = _mm512_setzero_si512();
-        }
-    }
+    start_zero(tiles, tokens, isum);
     for (size_t pair = 0; pair < 16; pair++) {
         __m512i wp[PR__PLANE_TILES];
         for (int i = 0; i < tiles; i++) {
